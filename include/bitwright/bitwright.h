@@ -1,0 +1,182 @@
+/* bitwright: train convolutional networks with 1- to 8-bit weights and activations.
+ *
+ * This is the whole public interface of training, evaluation and import. Conventions:
+ *  - Every fallible function returns a bw_status and, on failure, writes one sentence into *err (err may be NULL) that says
+ *    what failed, where (file, key, layer) and what to do.
+ *  - Out-parameters are set to NULL or zero before anything can fail. Who creates destroys; destroy takes a pointer to the
+ *    pointer, accepts NULL and half-built objects, and nulls it.
+ *  - Strings that a function returns are owned by the object that they came from unless the comment says otherwise.
+ *  - Nothing in the library prints, exits or aborts. Progress arrives through callbacks. */
+#ifndef BITWRIGHT_H
+#define BITWRIGHT_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define BW_VERSION "0.1.0"
+
+/* name, text */
+#define BW_STATUS_MAP(X)                                                                                                     \
+    X(OK, "success")                                                                                                         \
+    X(NOMEM, "out of memory")                                                                                                \
+    X(IO, "a file could not be read or written")                                                                             \
+    X(FORMAT, "a file is damaged or not of the expected format")                                                             \
+    X(ARG, "an argument or recipe key is not valid")                                                                         \
+    X(SHAPE, "shapes do not fit")                                                                                            \
+    X(UNSUPPORTED, "not supported")                                                                                          \
+    X(NUMERIC, "training produced a value that is not finite or a quantizer collapsed")                                      \
+    X(INTERRUPTED, "stopped on request")                                                                                     \
+    X(INTERNAL, "an internal error, please report it")
+
+typedef enum bw_status {
+#define BW_X(name, text) BW_##name,
+    BW_STATUS_MAP(BW_X)
+#undef BW_X
+} bw_status;
+
+#if defined(__GNUC__)
+#define BW_MUST_USE __attribute__((warn_unused_result))
+#else
+#define BW_MUST_USE
+#endif
+
+typedef struct bw_error {
+    bw_status status;
+    char msg[1000];
+} bw_error;
+
+/* Text of a status code; never NULL. */
+const char *bw_status_text(bw_status status);
+
+/* ---- What the library offers (generated from the rows of each room) ---------------------------------------------------- */
+typedef enum bw_kind {
+    BW_KIND_QUANTIZER,
+    BW_KIND_GRADIENT,
+    BW_KIND_POLICY,
+    BW_KIND_NETWORK,
+    BW_KIND_DATASET,
+    BW_KIND_OPTIMIZER,
+    BW_KIND_SCHEDULE,
+    BW_KIND_FORMAT,
+    BW_KIND_OPERATION,
+    BW_KIND_COUNT
+} bw_kind;
+/* Row i of a kind: returns false past the end. *help is one line; *detail lists options with ranges (may be ""). Static strings
+ * except *detail, which lives until the next call on the same thread. */
+bool bw_list(bw_kind kind, size_t i, const char **name, const char **help, const char **detail);
+const char *bw_kind_name(bw_kind kind); /* "quantizer" */
+
+/* ---- Recipes ----------------------------------------------------------------------------------------------------------- */
+typedef struct bw_recipe bw_recipe;
+/* Reads a YAML recipe from path (NULL: all defaults) and applies n overrides of the form "section.key=value". Unknown keys,
+ * wrong types and values out of range are errors that name the nearest valid choice. */
+BW_MUST_USE bw_status bw_recipe_load(bw_recipe **out, const char *path, const char *const *overrides, size_t n, bw_error *err);
+void bw_recipe_destroy(bw_recipe **recipe);
+/* The resolved recipe as YAML text, every key present; owned by the recipe. NULL on lack of memory. */
+const char *bw_recipe_text(bw_recipe *recipe);
+/* Row i of the key table: "train.epochs", type, default, one-line help. False past the end. */
+bool bw_recipe_key(size_t i, const char **key, const char **type, const char **def, const char **help);
+
+/* ---- Training ---------------------------------------------------------------------------------------------------------- */
+typedef enum bw_event_kind {
+    BW_EVENT_NOTE,  /* text only: something was resolved, skipped or found out */
+    BW_EVENT_STEP,  /* some steps were done (at most about 5 a second) */
+    BW_EVENT_EPOCH, /* an epoch ended; text is one JSON object: the line of the log */
+} bw_event_kind;
+
+typedef struct bw_event {
+    bw_event_kind kind;
+    const char *text;           /* valid during the callback */
+    int64_t epoch, epochs;      /* epochs counted from 1 */
+    int64_t step, steps;        /* in this epoch */
+    double images_per_s;        /* recent rate */
+    double seconds_left;        /* of the whole run, from the recent rate; < 0: unknown */
+    double train_loss;          /* mean since the start of the epoch */
+    double train_top1;          /* percent, since the start of the epoch */
+    double test_loss, test_top1; /* BW_EVENT_EPOCH only; NaN when not evaluated */
+} bw_event;
+/* Return true to stop after saving a checkpoint (the run then ends with BW_INTERRUPTED). Called on the thread that called
+ * bw_train. */
+typedef bool (*bw_event_fn)(void *user, const bw_event *event);
+
+typedef struct bw_train_options {
+    const char *out_dir;    /* folder for checkpoint.safetensors, best.safetensors, model.safetensors, log.jsonl, recipe.yaml */
+    bool resume;            /* continue from out_dir/checkpoint.safetensors when it exists; the recipe must match */
+    bool overwrite;         /* start anew even if out_dir holds a run */
+    int64_t stop_after_steps; /* > 0: stop (BW_INTERRUPTED) after so many steps of this call; for tests */
+    int64_t checkpoint_steps; /* > 0: also checkpoint every so many steps, besides every epoch */
+    bw_event_fn on_event;
+    void *user;
+} bw_train_options;
+
+typedef struct bw_train_result {
+    int64_t epochs, steps;
+    double train_loss, test_loss, test_top1, best_top1; /* percent */
+    double seconds;
+    uint64_t model_bytes; /* of weights at their bit-widths plus all other parameters at 4 bytes */
+} bw_train_result;
+BW_MUST_USE bw_status bw_train(bw_recipe *recipe, const bw_train_options *options, bw_train_result *result, bw_error *err);
+
+/* ---- Evaluation, import, info ------------------------------------------------------------------------------------------ */
+typedef struct bw_eval_options {
+    const char *data;      /* "cifar10:DIR", "cifar100:DIR", "shapes", or NULL: what the model was trained on */
+    const char *normalize; /* "cifar", "imagenet", "half", or NULL: as stored in the model */
+    const char *precision; /* "f32", "fast", or NULL: f32 */
+    int batch;             /* 0: 250 */
+    int threads;           /* 0: all cores */
+    bool train_split;      /* evaluate the training images instead, without augmentation */
+} bw_eval_options;
+typedef struct bw_eval_result {
+    double top1, top5, loss; /* percent, percent, nats */
+    double images_per_s;
+    int64_t images;
+} bw_eval_result;
+BW_MUST_USE bw_status bw_eval(const char *model, const bw_eval_options *options, bw_eval_result *result, bw_error *err);
+
+typedef struct bw_import_options {
+    const char *net;      /* "resnet20" */
+    const char *shortcut; /* "A" or "projection"; NULL: A */
+    int classes;          /* 0: from the shape of the last layer */
+    bool last_bn;         /* BatchNorm1d before the classifier */
+    bool allow_missing;   /* keep the initial value of parameters that the file lacks, rather than fail */
+    const char *normalize; /* constants that the network expects, stored in the model; NULL: "cifar" */
+} bw_import_options;
+/* Reads a PyTorch (.th, .pth, .pt) or safetensors file and writes a model. *report (freed with bw_free) lists what matched, what is
+ * missing and what is left over. */
+BW_MUST_USE bw_status bw_import(const char *in, const char *out, const bw_import_options *options, char **report, bw_error *err);
+/* Describes a checkpoint, model or foreign weights file; text (json false) or one JSON object, freed with bw_free. */
+BW_MUST_USE bw_status bw_info(const char *path, bool json, char **text, bw_error *err);
+/* Describes the network of a recipe after its policy: every layer, shape, effective bits; freed with bw_free. */
+BW_MUST_USE bw_status bw_describe(bw_recipe *recipe, bool json, char **text, bw_error *err);
+void bw_free(void *p);
+
+/* ---- Benchmark of a training step -------------------------------------------------------------------------------------- */
+typedef struct bw_bench_options {
+    const char *net; /* NULL: resnet20 */
+    int batch;       /* 0: 128 */
+    int threads;     /* 0: all cores */
+    int steps;       /* 0: 20, after warm-up */
+} bw_bench_options;
+typedef struct bw_bench_result {
+    double step_ms_min, step_ms_median;
+    double forward_ms, backward_ms, quantizer_ms, norm_ms, optimizer_ms, other_ms; /* means a step */
+    double peak_mb;                                                                /* of this process so far */
+    double planned_mb;                                                             /* of the memory plan */
+} bw_bench_result;
+/* Times one configuration in this process; the recipe names quantizers, bits and precision. */
+BW_MUST_USE bw_status bw_bench_train(bw_recipe *recipe, const bw_bench_options *options, bw_bench_result *result, bw_error *err);
+
+/* Restricts instruction sets for everything that follows in this process: "ref", "avx2", "avx512", "avx512bf16", "native". The
+ * environment variable BITWRIGHT_CPU does the same. */
+BW_MUST_USE bw_status bw_cpu_limit(const char *name, bw_error *err);
+/* One line: the CPU, what is used of it, threads. Static string. */
+const char *bw_cpu_text(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,19 @@
+/* Threads. Loops are cut into a fixed number of chunks, whatever the number of threads, so that sums do not depend on it. */
+#ifndef BWI_PAR_H
+#define BWI_PAR_H
+#include <stddef.h>
+
+#define BWI_CHUNKS 16
+/* First element of chunk i of n elements, in units of `grain` (a chunk starts at a multiple of it). i == BWI_CHUNKS gives n. */
+static inline size_t bwi_chunk(size_t n, size_t grain, size_t i)
+{
+    size_t blocks = (n + grain - 1) / grain, at = blocks * i / BWI_CHUNKS * grain;
+    return at < n ? at : n;
+}
+void bwi_threads_set(int n); /* 0: all cores of this process's affinity mask */
+int bwi_threads(void);
+#define BWI_PRAGMA(x) _Pragma(#x)
+#define BWI_PARALLEL_CHUNKS(i) BWI_PRAGMA(omp parallel for schedule(static)) for (int i = 0; i < BWI_CHUNKS; i++)
+double bwi_now(void);     /* seconds, monotonic */
+double bwi_peak_mb(void); /* peak resident set of this process, MiB */
+#endif

@@ -1,0 +1,47 @@
+/* Heavy float math behind one table. A device or a library is a new table; operations see nothing else of it.
+ *
+ * Only convolution is heavy here; a linear layer is a 1x1 convolution on a 1x1 map. Operands are "codes": integers when the tensor is
+ * quantized, plain values otherwise; scales stay outside the sums, so integer sums are exact.
+ *   forward            dst  = scale * conv(src, w)              (+ nothing: bias is the operation's)
+ *   backward data      gsrc = back_scale * convT(gdst, w)
+ *   backward weights   gw   = corr(src, gdst)                    (the caller multiplies by what its operands left out) */
+#ifndef BWI_COMPUTE_H
+#define BWI_COMPUTE_H
+#include "base/status.h"
+#include "tensor/tensor.h"
+
+typedef struct bwi_conv_spec {
+    int n, ih, iw, ic;   /* [n,ih,iw,ic] source */
+    int oc, kh, kw;      /* weights [oc,kh,kw,ic/groups] */
+    int stride, pad, groups;
+    bwi_dtype src;       /* F32 (F64 in the double table): values or codes held as reals. U8: codes 0..255, weights then int8 */
+    bwi_dtype back;      /* arithmetic of both backward passes, and type of gdst: F32, BF16 (F64 in the double table) */
+    bool train;          /* backward weights needed */
+    bool need_gsrc;      /* backward data needed */
+} bwi_conv_spec;
+
+typedef struct bwi_conv bwi_conv; /* primitives and packed weights of one convolution; not thread-safe */
+
+typedef struct bwi_compute {
+    const char *name;
+    bwi_dtype real; /* F32 or F64 */
+    /* Creates a convolution; err says the spec when it cannot be done. */
+    bw_status (*conv_create)(const bwi_conv_spec *spec, bwi_conv **out, bw_error *err);
+    void (*conv_destroy)(bwi_conv **conv);
+    size_t (*conv_scratch)(const bwi_conv *conv); /* bytes of 64-byte aligned scratch that each call below needs; shared among convolutions */
+    /* Packs weights for every pass of the coming step. w: [oc,kh,kw,ic/groups] real, in; integers in [-128,127] if src is U8. Weights of
+     * backward data are back_scale * w in F32; in BF16 back_scale * w is rounded, so pass 1 to keep integer codes exact. */
+    bw_status (*conv_weights)(bwi_conv *conv, const void *w, double scale, double back_scale, void *scratch);
+    /* src [n,ih,iw,ic] spec.src, in; dst [n,oh,ow,oc] real, out */
+    bw_status (*conv_forward)(bwi_conv *conv, const void *src, void *dst, void *scratch);
+    /* gdst [n,oh,ow,oc] spec.back, in; gsrc [n,ih,iw,ic] real, out (overwritten) */
+    bw_status (*conv_backward_data)(bwi_conv *conv, const void *gdst, void *gsrc, void *scratch);
+    /* src as in forward; gw [oc,kh,kw,ic/groups] real, out (overwritten) */
+    bw_status (*conv_backward_weights)(bwi_conv *conv, const void *src, const void *gdst, void *gw, void *scratch);
+} bwi_compute;
+
+extern const bwi_compute bwi_compute_onednn;        /* real F32 */
+extern const bwi_compute bwi_compute_reference_f32; /* plain C */
+extern const bwi_compute bwi_compute_reference_f64; /* plain C, for gradient checks */
+static inline int bwi_conv_out(int in, int k, int stride, int pad) { return (in + 2 * pad - k) / stride + 1; }
+#endif

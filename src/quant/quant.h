@@ -1,0 +1,127 @@
+/* Quantizers and gradient methods: two independent choices.
+ *
+ * A quantizer is three maps of one element x:
+ *   latent  u = A(x; theta, stats)   clipped to the grid [lo, hi]
+ *   grid    c = D(u)                 an integer: round half to even, or a sign
+ *   value   xq = scale * code        with code = mul * c + add, the integer that convolutions multiply and deployment packs
+ * A gradient method says how a gradient passes D: given dL/dc, u and c it returns dL/du.
+ *
+ * One file and one row each: quantizers/<name>.c + quantizers.def, gradients/<name>.c + gradients.def. A file holds scalar functions
+ * of one element; quantizers/loops.h turns them into threaded, vectorized loops (see base/variant.h). */
+#ifndef BWI_QUANT_H
+#define BWI_QUANT_H
+#include "base/status.h"
+#include "base/variant.h"
+
+#define BWI_QPARAMS 3  /* most learned parameters of a quantizer */
+#define BWI_OPTIONS 4  /* most options of a method */
+
+typedef enum bwi_role { BWI_WEIGHT, BWI_ACTIVATION } bwi_role;
+
+/* An option of a method, written "lsq:nf_with_batch=1" in recipes. */
+typedef struct bwi_option { const char *key, *doc; double def, min, max; } bwi_option;
+
+/* Statistics of a tensor that some quantizers need: at initialisation, or before every use (weights only). */
+typedef struct bwi_qstats {
+    double n, mean, mean_abs, std /* unbiased, N-1 */, min, max, max_abs;
+} bwi_qstats;
+
+/* Constants of one quantized tensor, made by prepare from theta and statistics, read by the loops (which convert them to real). */
+typedef struct bwi_qk {
+    double lo, hi;         /* grid bounds of u and c */
+    double unit;           /* 1 / (number of levels - 1) of the grid: (u - c) * unit is the residual on [0,1] that EWGS scales by */
+    double mul, add;       /* code = mul * c + add */
+    double scale;          /* xq = scale * code */
+    double v[6];           /* the method's own */
+} bwi_qk;
+
+struct bwi_quant;
+
+/* Loops of a quantizer in one variant. n elements, any n; x, u, c, g are `real` arrays (float or double). Single-threaded: callers
+ * cut the work into blocks that stay in cache. */
+typedef struct bwi_qloops {
+    /* codes (as real, uint8_t or int8_t by `type`: BWI_DT_F32/F64, U8, I8) of x */
+    void (*codes)(const bwi_qk *k, const void *x, size_t n, bwi_dtype type, void *codes);
+    /* u and c of x, on the grid */
+    void (*latents)(const bwi_qk *k, const void *x, size_t n, void *u, void *c);
+    /* gx = dL/dx. gcode: dL/d(code), to be multiplied by gscale first. gu: dL/du from the gradient method, or NULL when
+     * it is STE (dL/du = dL/dc = mul * gscale * gcode). sums (may be NULL): sums[0..BWI_QPARAMS) += partial sums of the parameters' gradients,
+     * sums[BWI_QPARAMS] += number of clipped elements. gx may alias gcode. */
+    void (*backward)(const bwi_qk *k, const void *x, const void *gcode, double gscale, const void *gu, size_t n, void *gx, double *sums);
+} bwi_qloops;
+
+typedef struct bwi_quantizer {
+    const char *name, *summary, *cite;
+    int weight_bits[2], activation_bits[2]; /* inclusive range allowed; {0,0}: not for that role */
+    int n_params;
+    const char *param[BWI_QPARAMS]; /* names of learned parameters in checkpoints: "step" */
+    bwi_option option[BWI_OPTIONS]; /* ends at key NULL */
+    bool needs_stats;               /* statistics before every prepare, not only before init (weights only) */
+    int output_scale;               /* index of a parameter that init sets to mean|conv(x,w)| / mean|conv(xq,wq)| (weights), or -1 */
+    /* Sets theta from statistics of the tensor: weights at load, activations on the first training batch. */
+    void (*init)(struct bwi_quant *q, const bwi_qstats *stats);
+    /* Fills q->k from theta (and stats when needs_stats; NULL otherwise). BW_NUMERIC with a message when theta is not usable (a step
+     * size of 0 or NaN, l >= u); the caller adds the layer's name. */
+    bw_status (*prepare)(struct bwi_quant *q, const bwi_qstats *stats, bw_error *err);
+    /* Turns the loops' sums into q->dtheta (gradient scale of LSQ, sign of alpha). */
+    void (*finish)(struct bwi_quant *q, const double *sums);
+    /* After an optimizer step: keeps theta in its domain; true when something had to be changed (counted as an event). May be NULL. */
+    bool (*constrain)(struct bwi_quant *q);
+    /* The function that backward differentiates: value of x with theta, the rounding residual and whatever is held constant taken
+     * from q (which is prepared at the base point). Checked by central differences. */
+    double (*surrogate)(const struct bwi_quant *q, double x, double x_base, const double *theta);
+    const bwi_qloops *loops[BWI_VARIANTS];
+} bwi_quantizer;
+
+typedef struct bwi_gradient {
+    const char *name, *summary, *cite;
+    bool weights, activations;
+    bwi_option option[BWI_OPTIONS];
+    /* gu[i] = dL/du from gc = mul * gscale * gcode, u and c. NULL: identity (STE). `opt` is q->gopt. One per variant. */
+    void (*pass[BWI_VARIANTS])(const bwi_qk *k, const double *opt, const void *gcode, double gscale, const void *u, const void *c, size_t n, void *gu);
+    /* d(dL/du)/d(dL/dc) at a base point, double: what pass multiplies by, for the surrogate check; NULL: 1 */
+    double (*factor)(const bwi_qk *k, const double *opt, double gc, double u, double c);
+} bwi_gradient;
+
+/* A quantized tensor: what was asked for, what was learned. */
+typedef struct bwi_quant {
+    const bwi_quantizer *q;
+    const bwi_gradient *g;
+    bwi_role role;
+    int bits;
+    bool is_signed;   /* activations: codes from -2^(b-1) (only the first layer's input) */
+    double features;  /* elements of the tensor: of the weight, or of one image's activation; LSQ's N */
+    int batch;        /* images in a batch, for options that want it */
+    double opt[BWI_OPTIONS], gopt[BWI_OPTIONS];
+    bool ready;       /* theta is initialised */
+    double theta[BWI_QPARAMS], theta0[BWI_QPARAMS] /* right after init */, dtheta[BWI_QPARAMS];
+    bwi_qk k;
+    double clipped, seen; /* since they were last cleared */
+    int64_t constrained;  /* times constrain had to act */
+} bwi_quant;
+
+/* Rows. NULL past the end / when unknown. */
+const bwi_quantizer *bwi_quantizer_at(size_t i);
+const bwi_quantizer *bwi_quantizer_find(const char *name);
+const bwi_gradient *bwi_gradient_at(size_t i);
+const bwi_gradient *bwi_gradient_find(const char *name);
+
+/* Parses "lsq" or "ewgs:delta=0.01" against the rows, checks role, bits and ranges, and fills q (theta not ready). Unknown names and keys are
+ * errors with the nearest valid choice; unsupported bits name the range. */
+BW_MUST_USE bw_status bwi_quant_make(bwi_quant *q, const char *quantizer, const char *gradient, bwi_role role, int bits, bool is_signed, bw_error *err);
+
+/* Statistics of n values of dtype (threaded, sums in double, same result for any number of threads). */
+void bwi_qstats_of(const void *x, bwi_dtype dtype, size_t n, bwi_qstats *out);
+/* init or prepare of a whole tensor when needed: computes the statistics that the quantizer asks for. x is used only for them. */
+BW_MUST_USE bw_status bwi_quant_prepare(bwi_quant *q, const void *x, bwi_dtype dtype, size_t n, bw_error *err);
+/* Whole-tensor passes over n values, threaded over fixed chunks (weights, and activations outside fused loops). */
+void bwi_quant_codes(const bwi_quant *q, const void *x, bwi_dtype dtype, size_t n, bwi_dtype type, void *codes);
+/* gx (may alias gcode) and q->dtheta via finish; also adds to q->clipped and q->seen. */
+void bwi_quant_backward(bwi_quant *q, const void *x, bwi_dtype dtype, const void *gcode, double gscale, size_t n, void *gx);
+/* One block (n <= BWI_QBLOCK) of backward inside somebody else's loop: runs the gradient method and the quantizer's backward. sums has
+ * BWI_QPARAMS + 1 entries or is NULL. variant from bwi_variant_for. */
+#define BWI_QBLOCK 2048
+void bwi_quant_backward_block(const bwi_quant *q, int variant, const void *x, const void *gcode, double gscale, size_t n, void *gx, double *sums);
+/* Adds what blocks have summed: finish, clipped, seen. n: elements in all. */
+void bwi_quant_backward_end(bwi_quant *q, const double *sums, size_t n);
+#endif
