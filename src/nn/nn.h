@@ -9,6 +9,7 @@
 #include "quant/quant.h"
 
 #define BWI_NAME 96
+#define BWI_MAX_FUSED 4 /* quantize nodes in one fused chain */
 
 /* ---- Parameters --------------------------------------------------------------------------------------------------------- */
 typedef enum bwi_param_role { BWI_PARAM_WEIGHT, BWI_PARAM_BIAS, BWI_PARAM_NORM, BWI_PARAM_QUANT, BWI_PARAM_STATE /* not trained: running statistics */ } bwi_param_role;
@@ -25,9 +26,9 @@ typedef struct bwi_param {
 
 /* ---- Nodes -------------------------------------------------------------------------------------------------------------- */
 typedef struct bwi_attr {
-    int out, kh, kw, stride, pad, groups; /* conv2d, linear (out), pools (kh, kw, stride, pad), shortcut_a (out, stride) */
+    int out, kh, kw, stride, pad, groups; /* conv2d, linear (out), pools (kh, kw, stride, pad), shortcut_a (out, stride); stride and
+                                             groups: 0 means 1 */
     bool bias;                            /* conv2d, linear */
-    bool relu;                            /* batch_norm after fusion */
     double eps, momentum;                 /* batch_norm: 1e-5, 0.1 (PyTorch's meaning) */
 } bwi_attr;
 
@@ -53,6 +54,7 @@ typedef struct bwi_graph {
     int output;           /* value of the logits */
     int classes;
     char family[BWI_NAME]; /* "resnet20" */
+    uint64_t version;      /* changes when parameters are about to change, so that executors pack weights anew */
 } bwi_graph;
 
 BW_MUST_USE bw_status bwi_graph_create(bwi_graph **out, bwi_dtype real, bwi_shape input, bw_error *err);
@@ -135,11 +137,18 @@ typedef struct bwi_call {
     bwi_conv *conv;      /* conv2d and linear: made by the executor from the op's conv_spec */
     int n;
     bool train;
+    bool repack;         /* weights (or their or the input's scale) changed since the last forward of this node */
     int variant;
     bwi_buf in[2], out;
+    /* batch_norm at the head of a fused chain: a residual in in[1] (node->n_in is 1 all the same), ReLU, and quantize nodes that take its
+     * result. out.data is NULL when nobody else wants the values, out.grad when only the quantize nodes send a gradient. */
+    bool residual, relu;
+    bwi_quant *aq[BWI_MAX_FUSED];
+    bwi_buf q[BWI_MAX_FUSED]; /* their codes and gradients */
+    int n_q;
     void *save;          /* [save_size] kept from forward to backward: batch statistics, pooling indices */
-    void *scratch;       /* [scratch_size], and of the convolution */
-    bwi_times *times;
+    void *scratch;       /* [scratch_size]; of conv2d and linear: conv_scratch of the convolution rounded up to 64, then scratch_size */
+    bwi_times *times;    /* conv2d, linear and quantize add the time that they take; the executor that of the others */
 } bwi_call;
 
 typedef struct bwi_op_fns { /* one table per variant */
@@ -154,6 +163,8 @@ typedef struct bwi_op {
     bw_status (*params)(bwi_graph *g, bwi_node *node, const bwi_shape *in, bw_error *err);
     size_t (*save_size)(const bwi_node *node, int n, const bwi_shape *in, const bwi_shape *out, bwi_dtype real);    /* NULL: 0 */
     size_t (*scratch_size)(const bwi_node *node, int n, const bwi_shape *in, const bwi_shape *out, bwi_dtype real); /* NULL: 0 */
+    /* conv2d and linear, otherwise NULL: fills n, ih .. groups; the executor fills src, back, train and need_gsrc. `in` passed infer. */
+    bw_status (*conv_spec)(const bwi_node *node, int n, const bwi_shape *in, bwi_conv_spec *spec);
     bool needs_in, needs_out; /* backward reads in[].data / out.data */
     const bwi_op_fns *fns[BWI_VARIANTS];
 } bwi_op;
