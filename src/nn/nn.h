@@ -155,9 +155,11 @@ typedef struct bwi_op_fns { /* one table per variant */
     bw_status (*forward)(bwi_call *c, bw_error *err);
     bw_status (*backward)(bwi_call *c, bw_error *err); /* reads out.grad, writes in[].grad (where not NULL) and parameter gradients */
 } bwi_op_fns;
+typedef enum bwi_sign { BWI_SIGN_ANY, BWI_SIGN_NONNEGATIVE, BWI_SIGN_KEEPS /* negative results only from negative inputs */ } bwi_sign;
 typedef struct bwi_op {
     const char *name, *summary;
     int n_in;            /* 1 or 2 */
+    bwi_sign sign;       /* of results: relu NONNEGATIVE; add, pools, shortcut_a, quantize KEEPS; conv2d, linear, batch_norm ANY */
     bw_status (*infer)(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err); /* err without the layer's name */
     /* Adds parameters to the graph (may be NULL). */
     bw_status (*params)(bwi_graph *g, bwi_node *node, const bwi_shape *in, bw_error *err);
