@@ -4,7 +4,7 @@
 #include "nn/nn.h"
 
 typedef struct bwi_net_options {
-    const char *shortcut; /* "A" or "projection" */
+    const char *shortcut; /* "A" or "projection"; NULL: A */
     bool last_bn;         /* BatchNorm1d before the classifier (EWGS's variant) */
     int classes;
     bwi_shape input;      /* {32,32,3} */
