@@ -1,0 +1,143 @@
+# GNU make. `make help` lists the targets and options.
+CC      := $(if $(filter default,$(origin CC)),gcc,$(CC))
+AR      := ar
+SAN     :=
+WERROR  :=
+PREFIX  := /usr/local
+DESTDIR :=
+T       :=
+F       :=
+SECONDS := 60
+OPT     := $(if $(SAN),-O1,-O3)
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# Each sanitizer, and fuzzing, builds in a folder of its own.
+B    := build$(if $(SAN),/san-$(SAN))
+ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)) unknown)
+VERSION := $(shell sed -n 's/^.define BW_VERSION "\(.*\)"/\1/p' include/bitwright/bitwright.h)
+
+CFLAGS  := -std=c11 -D_GNU_SOURCE $(OPT) -g -Wall -Wextra -Wshadow -Wvla -Wconversion -Wno-sign-conversion $(if $(WERROR),-Werror) \
+           -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -Isrc -Iinclude
+ifneq ($(SAN),)
+CFLAGS  += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+ifneq ($(findstring clang,$(CC)),)
+CFLAGS  += -Wno-pass-failed # a loop that one compiler does not vectorize is not a defect
+endif
+LDFLAGS := -fopenmp $(if $(SAN),-fsanitize=$(SAN)) -Wl,--as-needed
+LDLIBS  := -ldnnl -ljansson -lcyaml -lyaml -lzip -lm
+
+# Element loops are compiled once for each of their variants (src/base/variant.h), everything else once.
+VARIANT_SRC := $(wildcard src/nn/ops/*.c src/quant/quantizers/*.c src/quant/gradients/*.c src/compute/reference.c)
+PLAIN_SRC   := $(filter-out $(VARIANT_SRC),$(shell find src -name '*.c' | LC_ALL=C sort))
+VARIANTS    := 0 1 $(if $(filter x86_64,$(ARCH)),2 3)
+VARIANT_0   := -DBWI_VARIANT=0
+VARIANT_1   := -DBWI_VARIANT=1
+VARIANT_2   := -DBWI_VARIANT=2 -mavx2 -mfma
+VARIANT_3   := -DBWI_VARIANT=3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+
+LIB_OBJ  := $(PLAIN_SRC:%.c=$(B)/%.o) $(foreach v,$(VARIANTS),$(VARIANT_SRC:%.c=$(B)/%.v$v.o))
+PROG_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tools/bitwright/*.c))
+LIB      := $(B)/libbitwright.a
+PROG     := $(if $(PROG_OBJ),$(B)/bitwright)
+TESTS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
+FUZZERS  := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
+
+.PHONY: all check build-check run-check bench run-bench lint install demo fuzz run-fuzz clean deps help FORCE
+all: $(LIB) $(PROG)
+
+# A file that changes only when its text does: what depends on it is rebuilt when flags, or the list of objects, change.
+$(B)/flags: TEXT = $(CC) $(CFLAGS) | $(LDFLAGS) $(LDLIBS) | $(foreach v,$(VARIANTS),$(VARIANT_$v))
+$(B)/objects: TEXT = $(LIB_OBJ) $(PROG_OBJ)
+$(B)/flags $(B)/objects: FORCE
+	@mkdir -p $(@D); echo '$(TEXT)' | cmp -s - $@ || echo '$(TEXT)' > $@
+
+$(B)/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+
+define variant_rule
+$(B)/%.v$1.o: %.c $(B)/flags
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(VARIANT_$1) -MMD -MP -c $$< -o $$@
+endef
+$(foreach v,$(VARIANTS),$(eval $(call variant_rule,$v)))
+
+$(LIB): $(LIB_OBJ) $(B)/objects
+	@rm -f $@
+	$(AR) rcs $@ $(LIB_OBJ)
+
+$(B)/bitwright: $(PROG_OBJ) $(LIB) $(B)/objects
+	$(CC) $(LDFLAGS) $(PROG_OBJ) $(LIB) $(LDLIBS) -o $@
+
+$(B)/tests/test_%: $(B)/tests/unit/test_%.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+$(B)/tests/fuzz_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/replay_main.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+$(B)/bench/%: $(B)/bench/%.o $(LIB)
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# deps comes first, whatever -j says: nothing can be compiled before the headers are there.
+check: deps
+	@$(MAKE) --no-print-directory run-check
+
+build-check: $(if $(T),$(filter %/$(T),$(TESTS) $(FUZZERS)),all $(TESTS) $(FUZZERS))
+run-check: build-check
+	@BUILD=$(B) scripts/check $(T)
+
+bench: deps
+	@$(MAKE) --no-print-directory run-bench
+run-bench: all $(BENCHES)
+	@for b in $(BENCHES); do echo "$$b"; "$$b" || exit 1; done
+	$(B)/bitwright bench train
+
+lint:
+	@scripts/lint
+
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(B) scripts/demo
+
+# The library is built with the fuzzer's coverage in a folder of its own: SAN picks it.
+fuzz:
+	@test -f 'tests/fuzz/$(F).c' || { echo "make fuzz: choose one with F=NAME:" $(notdir $(FUZZERS)); exit 2; }
+	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined F=$(F) SECONDS=$(SECONDS) run-fuzz
+run-fuzz: $(B)/tests/fuzz/$(F).o $(LIB)
+	$(CC) -fsanitize=fuzzer,address,undefined $(LDFLAGS) $^ $(LDLIBS) -o $(B)/$(F)
+	@BUILD=$(B) scripts/fuzz $(F) $(SECONDS)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/bitwright
+	install -m 755 $(PROG) $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 include/bitwright/*.h $(DESTDIR)$(PREFIX)/include/bitwright/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|-fopenmp $(LDLIBS)|' bitwright.pc.in > $(B)/bitwright.pc
+	install -m 644 $(B)/bitwright.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+
+deps:
+	@scripts/deps
+
+clean:
+	rm -rf build
+
+help:
+	@echo 'make             build/libbitwright.a and build/bitwright'
+	@echo 'make check       build and run every test; T=test_base runs one'
+	@echo 'make demo        train, quantize and evaluate a small network'
+	@echo 'make bench       time a training step'
+	@echo 'make fuzz        F=fuzz_safetensors SECONDS=60: fuzz one parser (clang)'
+	@echo 'make lint        formatting, include rules, file sizes, rows'
+	@echo 'make install     PREFIX=/usr/local DESTDIR='
+	@echo 'make deps        install the Debian packages that are missing'
+	@echo 'make clean       remove build/'
+	@echo 'Options: CC=clang  SAN=address,undefined or SAN=thread (builds in build/san-...)  WERROR=1  OPT=-O2'
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
+.SECONDARY:

@@ -1,0 +1,43 @@
+#include "base/par.h"
+#include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+static atomic_int threads; /* 0: not set yet */
+
+static int cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+    long n = sysconf(_SC_NPROCESSORS_ONLN); /* more cores than a cpu_set_t holds */
+    return n > 0 ? (int)n : 1;
+}
+
+void bwi_threads_set(int n)
+{
+    if (n <= 0) n = cores();
+    atomic_store(&threads, n);
+    omp_set_num_threads(n);
+}
+
+int bwi_threads(void)
+{
+    int n = atomic_load(&threads);
+    return n ? n : omp_get_max_threads();
+}
+
+double bwi_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double bwi_peak_mb(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss / 1024 : 0; /* Linux counts in KiB */
+}
