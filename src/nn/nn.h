@@ -127,7 +127,7 @@ typedef struct bwi_buf {
     void *grad;          /* dL/d(data), to be multiplied by gscale; NULL: not needed */
     bwi_dtype grad_type;
     double gscale;
-    bool acc;            /* backward: add to grad instead of overwriting it (inputs only) */
+    bool acc;            /* backward: add to grad, in units of the gscale that is there, instead of overwriting both (inputs only) */
     bwi_shape shape;
 } bwi_buf;
 typedef struct bwi_call {

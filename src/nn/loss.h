@@ -1,0 +1,18 @@
+/* Losses. */
+#ifndef BWI_LOSS_H
+#define BWI_LOSS_H
+#include "base/status.h"
+#include "base/variant.h"
+
+/* Softmax cross entropy with the mean over the images: loss = 1/n sum_i (log sum_k exp x_ik - x_i,label), dL/dx = (softmax - onehot) / n.
+ * logits [n,classes] real, in; labels [n], in; grad [n,classes] real, out, or NULL (may be logits). *top1, *top5: images whose label is
+ * among the 1 and 5 largest logits; among equal logits the lower class comes first, so that all-equal logits count for classes 0 and 0..4
+ * only. With fewer than 5 classes every image counts for top5. Sums are in double and do not depend on the number of threads.
+ * BW_ARG: a label out of range (names the image). BW_NUMERIC: a logit or the loss is not finite (names the image). */
+typedef struct bwi_loss_fns { /* one table per variant */
+    bw_status (*loss)(const void *logits, const int32_t *labels, int n, int classes, double *loss, int *top1, int *top5,
+                      void *grad, bw_error *err);
+} bwi_loss_fns;
+
+extern const bwi_loss_fns *const bwi_softmax_ce[BWI_VARIANTS];
+#endif
