@@ -1,0 +1,434 @@
+/* Convolutions by oneDNN. Sources and destinations are NHWC everywhere; each pass has its weights in the layout that its kernel likes
+ * best, and a reorder from or to [oc,kh,kw,ic/groups]. Everything is created once; a call only swaps data handles. All primitives use
+ * the caller's scratch, so that one buffer serves every convolution of a network. */
+#include "compute/compute.h"
+#include "base/alloc.h"
+#include "base/cpu.h"
+#include "compute/onednn_api.h"
+#include "compute/spec.h"
+#include <assert.h>
+#include <pthread.h>
+#include <string.h>
+
+/* A primitive with its share of scratch. */
+typedef struct task {
+    dnnl_primitive_t primitive;
+    dnnl_memory_t scratchpad; /* NULL: it needs none */
+} task;
+
+/* Weights of one pass in its own layout. */
+typedef struct packed {
+    task reorder; /* from OHWI (forward, backward data) or to it (backward weights) */
+    dnnl_memory_t memory;
+    void *data; /* what memory points to; owned */
+} packed;
+
+struct bwi_conv {
+    bwi_conv_spec spec;
+    dnnl_stream_t stream;
+    task forward, backward_data, backward_weights;
+    packed w_forward, w_backward, gw;
+    task convert;                       /* source to the type of the backward passes; absent when it has that type */
+    dnnl_memory_t src, dst, gdst, gsrc; /* NHWC, of the caller */
+    dnnl_memory_t converted;            /* the converted source, in scratch */
+    dnnl_memory_t w;                    /* OHWI f32, of the caller or in scratch */
+    dnnl_memory_t scale_memory;
+    float scale;       /* of the forward pass when the source is U8; otherwise folded into the weights */
+    size_t scratchpad; /* bytes of scratch that the primitives need, a multiple of 64 */
+    size_t staging;    /* bytes behind them, for a converted source or scaled weights */
+};
+
+/* What conv_create needs while it builds. */
+typedef struct builder {
+    bwi_conv *conv;
+    dnnl_engine_t engine;
+    dnnl_primitive_attr_t plain, scaled; /* both: scratchpad of the caller */
+    dnn_md src, back_src, dst, gdst, f32_src, weights_any, back_any, gw_any, w;
+    dnnl_primitive_desc_t forward_pd, hint_pd; /* hint: forward in the types of the backward passes */
+    bw_error *err;
+} builder;
+
+static bw_status status_of(dnnl_status_t status)
+{
+    if (status == dnnl_success) return BW_OK;
+    if (status == dnnl_out_of_memory) return BW_NOMEM;
+    return status == dnnl_unimplemented ? BW_UNSUPPORTED : BW_INTERNAL;
+}
+
+/* Runs a oneDNN call while building; on failure the message says which step of which convolution. */
+static bw_status check(const builder *b, dnnl_status_t status, const char *what)
+{
+    if (status == dnnl_success) return BW_OK;
+    char text[BWI_CONV_TEXT];
+    return bwi_fail(b->err, status_of(status), "%s: oneDNN cannot make its %s: %s", bwi_conv_text(&b->conv->spec, text), what,
+                    dnnl_status2str(status));
+}
+
+/* ---- The engine ---------------------------------------------------------------------------------------------------------- */
+/* Only the first call has an effect, before anything was made. On CPUs with BF16 the limit would only keep AMX away. */
+static void limit_instruction_sets(void)
+{
+#if defined(__x86_64__)
+    unsigned flags = bwi_cpu_flags();
+    if (flags & BWI_CPU_BF16) return;
+    (void)dnnl_set_max_cpu_isa(flags & BWI_CPU_VNNI     ? dnnl_cpu_isa_avx512_core_vnni
+                               : flags & BWI_CPU_AVX512 ? dnnl_cpu_isa_avx512_core
+                               : flags & BWI_CPU_AVX2   ? dnnl_cpu_isa_avx2
+                                                        : dnnl_cpu_isa_sse41);
+#endif
+}
+
+/* One engine for the process, made on first use and kept: it holds no memory of convolutions. */
+static dnnl_status_t get_engine(dnnl_engine_t *out)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static dnnl_engine_t engine;
+    dnnl_status_t status = dnnl_success;
+    pthread_mutex_lock(&lock);
+    if (!engine) {
+        limit_instruction_sets();
+        status = dnnl_engine_create(&engine, dnnl_cpu, 0);
+    }
+    *out = engine;
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+/* u8 x s8 sums are exact only with VNNI: the older instruction adds two products in 16 bits and saturates. */
+static bool integer_sums_are_exact(const bwi_conv_spec *s)
+{
+#if defined(__x86_64__)
+    int64_t terms = (int64_t)s->kh * s->kw * (s->ic / s->groups);
+    int isa = (int)dnnl_get_effective_cpu_isa(), vnni = (int)dnnl_cpu_isa_avx512_core_vnni;
+    return (bwi_cpu_flags() & BWI_CPU_VNNI) && (isa & vnni) == vnni && terms <= INT32_MAX / (255 * 128);
+#else
+    (void)s;
+    return false;
+#endif
+}
+
+/* ---- Building ------------------------------------------------------------------------------------------------------------ */
+static dnnl_data_type_t type_of(bwi_dtype t)
+{
+    return t == BWI_DT_U8 ? dnnl_u8 : t == BWI_DT_BF16 ? dnnl_bf16 : dnnl_f32;
+}
+
+/* Makes the primitive of *pd and gives *pd back in any case. */
+static bw_status make_task(builder *b, task *t, dnnl_primitive_desc_t *pd, const char *what)
+{
+    bw_status st = BW_OK;
+    dnn_md scratch = {0};
+    BWI_TRY(check(b, dnnl_primitive_create(&t->primitive, *pd), what));
+    BWI_TRY(check(b, dnn_md_query(&scratch, *pd, dnnl_query_scratchpad_md), what));
+    size_t bytes = (dnn_md_bytes(&scratch) + 63) / 64 * 64;
+    if (bytes) BWI_TRY(check(b, dnn_memory_make(&t->scratchpad, &scratch, b->engine, NULL), what));
+    if (bytes > b->conv->scratchpad) b->conv->scratchpad = bytes;
+fail:
+    dnn_md_free(&scratch);
+    dnnl_primitive_desc_destroy(*pd);
+    *pd = NULL;
+    return st;
+}
+
+static bw_status make_reorder(builder *b, task *t, const dnn_md *from, const dnn_md *to, const char *what)
+{
+    dnnl_primitive_desc_t pd = NULL;
+    bw_status st = check(b, dnn_reorder_pd(&pd, from, to, b->engine, b->plain), what);
+    return st == BW_OK ? make_task(b, t, &pd, what) : st;
+}
+
+/* Memory for the weights that pd wants as `arg`, and the reorder between it and OHWI. */
+static bw_status make_packed(builder *b, packed *p, const_dnnl_primitive_desc_t pd, dnnl_query_t arg)
+{
+    bw_status st;
+    dnn_md md = {0};
+    BWI_TRY(check(b, dnn_md_query(&md, pd, arg), "weights"));
+    p->data = bwi_calloc(1, dnn_md_bytes(&md));
+    if (!p->data) {
+        st = bwi_fail(b->err, BW_NOMEM, "out of memory for the packed weights of a convolution (%zu bytes)", dnn_md_bytes(&md));
+        goto fail;
+    }
+    BWI_TRY(check(b, dnn_memory_make(&p->memory, &md, b->engine, p->data), "weights"));
+    bool out = arg == dnnl_query_diff_weights_md;
+    BWI_TRY(make_reorder(b, &p->reorder, out ? &md : &b->w, out ? &b->w : &md, "reorder of weights"));
+fail:
+    dnn_md_free(&md);
+    return st;
+}
+
+static bw_status make_descriptors(builder *b)
+{
+    const bwi_conv_spec *s = &b->conv->spec;
+    int oh = bwi_conv_out(s->ih, s->kh, s->stride, s->pad), ow = bwi_conv_out(s->iw, s->kw, s->stride, s->pad);
+    const dnnl_dims_t src = {s->n, s->ic, s->ih, s->iw}, dst = {s->n, s->oc, oh, ow};
+    const dnnl_dims_t dense = {s->oc, s->ic, s->kh, s->kw};
+    const dnnl_dims_t grouped = {s->groups, s->oc / s->groups, s->ic / s->groups, s->kh, s->kw};
+    const bool g = s->groups > 1;
+    dnnl_data_type_t from = type_of(s->src), back = type_of(s->back);
+    struct {
+        dnn_md *md;
+        const dnnl_dim_t *dims;
+        int ndims;
+        dnnl_data_type_t type;
+        dnnl_format_tag_t tag;
+    } want[] = {
+        {&b->src, src, 4, from, dnnl_nhwc},
+        {&b->back_src, src, 4, back, dnnl_nhwc},
+        {&b->f32_src, src, 4, dnnl_f32, dnnl_nhwc},
+        {&b->dst, dst, 4, dnnl_f32, dnnl_nhwc},
+        {&b->gdst, dst, 4, back, dnnl_nhwc},
+        {&b->weights_any, g ? grouped : dense, g ? 5 : 4, from == dnnl_u8 ? dnnl_s8 : dnnl_f32, dnnl_format_tag_any},
+        {&b->back_any, g ? grouped : dense, g ? 5 : 4, back, dnnl_format_tag_any},
+        {&b->gw_any, g ? grouped : dense, g ? 5 : 4, dnnl_f32, dnnl_format_tag_any},
+        {&b->w, g ? grouped : dense, g ? 5 : 4, dnnl_f32, g ? dnnl_gohwi : dnnl_ohwi},
+    };
+    bw_status st = BW_OK;
+    for (size_t i = 0; i < sizeof want / sizeof *want && st == BW_OK; i++)
+        st = check(b, dnn_md_make(want[i].md, want[i].ndims, want[i].dims, want[i].type, want[i].tag), "memory descriptors");
+    return st;
+}
+
+static dnn_conv geometry(const builder *b, dnn_md src, dnn_md weights, dnn_md dst)
+{
+    const bwi_conv_spec *s = &b->conv->spec;
+    return (dnn_conv){b->engine, src, weights, dst, {s->stride, s->stride}, {s->pad, s->pad}};
+}
+
+static bw_status make_forward(builder *b)
+{
+    bw_status st;
+    bwi_conv *c = b->conv;
+    bool u8 = c->spec.src == BWI_DT_U8;
+    dnn_conv g = geometry(b, b->src, b->weights_any, b->dst);
+    BWI_TRY(check(b, dnn_forward_pd(&b->forward_pd, &g, dnnl_forward_inference, u8 ? b->scaled : b->plain), "forward pass"));
+    BWI_TRY(make_packed(b, &c->w_forward, b->forward_pd, dnnl_query_weights_md));
+    BWI_TRY(make_task(b, &c->forward, &b->forward_pd, "forward pass"));
+    if (u8) {
+        const dnnl_dims_t one = {1};
+        dnn_md md = {0};
+        BWI_TRY(check(b, dnn_md_make(&md, 1, one, dnnl_f32, dnnl_a), "scale"));
+        st = check(b, dnn_memory_make(&c->scale_memory, &md, b->engine, &c->scale), "scale");
+        dnn_md_free(&md);
+    }
+fail:
+    return st;
+}
+
+static bw_status make_backward(builder *b)
+{
+    bw_status st;
+    bwi_conv *c = b->conv;
+    dnnl_primitive_desc_t pd = NULL;
+    dnn_conv g = geometry(b, b->back_src, b->back_any, b->gdst);
+    BWI_TRY(check(b, dnn_forward_pd(&b->hint_pd, &g, dnnl_forward_training, b->plain), "backward hint"));
+    if (c->spec.need_gsrc) {
+        g = geometry(b, b->f32_src, b->back_any, b->gdst);
+        BWI_TRY(check(b, dnn_backward_data_pd(&pd, &g, b->hint_pd, b->plain), "backward data pass"));
+        BWI_TRY(make_packed(b, &c->w_backward, pd, dnnl_query_weights_md));
+        BWI_TRY(make_task(b, &c->backward_data, &pd, "backward data pass"));
+    }
+    if (c->spec.train) {
+        g = geometry(b, b->back_src, b->gw_any, b->gdst);
+        BWI_TRY(check(b, dnn_backward_weights_pd(&pd, &g, b->hint_pd, b->plain), "backward weights pass"));
+        BWI_TRY(make_packed(b, &c->gw, pd, dnnl_query_diff_weights_md));
+        BWI_TRY(make_task(b, &c->backward_weights, &pd, "backward weights pass"));
+        if (c->spec.src != c->spec.back)
+            BWI_TRY(make_reorder(b, &c->convert, &b->src, &b->back_src, "conversion of the source"));
+    }
+fail:
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    return st;
+}
+
+/* The memories whose handles are set at every call. */
+static bw_status make_memories(builder *b)
+{
+    bwi_conv *c = b->conv;
+    struct {
+        dnnl_memory_t *memory;
+        const dnn_md *md;
+    } want[] = {
+        {&c->src, &b->src}, {&c->dst, &b->dst}, {&c->gdst, &b->gdst}, {&c->gsrc, &b->f32_src}, {&c->converted, &b->back_src},
+        {&c->w, &b->w}};
+    bw_status st = BW_OK;
+    for (size_t i = 0; i < sizeof want / sizeof *want && st == BW_OK; i++)
+        st = check(b, dnn_memory_make(want[i].memory, want[i].md, b->engine, NULL), "memory");
+    return st;
+}
+
+static bw_status build(builder *b)
+{
+    bw_status st;
+    BWI_TRY(check(b, get_engine(&b->engine), "engine"));
+    if (b->conv->spec.src == BWI_DT_U8 && !integer_sums_are_exact(&b->conv->spec)) {
+        char text[BWI_CONV_TEXT];
+        return bwi_fail(b->err, BW_UNSUPPORTED,
+                        "%s: exact integer sums need AVX512-VNNI and sums below 2^31; use an F32 source",
+                        bwi_conv_text(&b->conv->spec, text));
+    }
+    BWI_TRY(check(b, dnnl_stream_create(&b->conv->stream, b->engine, dnnl_stream_default_flags), "stream"));
+    BWI_TRY(check(b, dnnl_primitive_attr_create(&b->plain), "attributes"));
+    BWI_TRY(check(b, dnnl_primitive_attr_set_scratchpad_mode(b->plain, dnnl_scratchpad_mode_user), "attributes"));
+    BWI_TRY(check(b, dnnl_primitive_attr_clone(&b->scaled, b->plain), "attributes"));
+    BWI_TRY(check(b, dnn_attr_scale(b->scaled), "attributes"));
+    BWI_TRY(make_descriptors(b));
+    BWI_TRY(make_memories(b));
+    BWI_TRY(make_forward(b));
+    if (b->conv->spec.train || b->conv->spec.need_gsrc) BWI_TRY(make_backward(b));
+    size_t staging = bwi_conv_weights_size(&b->conv->spec) * sizeof(float);
+    if (b->conv->convert.primitive) {
+        size_t converted = bwi_conv_src_size(&b->conv->spec) * bwi_dtype_size(b->conv->spec.back);
+        if (converted > staging) staging = converted;
+    }
+    b->conv->staging = staging;
+fail:
+    return st;
+}
+
+static void free_task(task *t)
+{
+    if (t->primitive) dnnl_primitive_destroy(t->primitive);
+    if (t->scratchpad) dnnl_memory_destroy(t->scratchpad);
+}
+
+static void free_packed(packed *p)
+{
+    free_task(&p->reorder);
+    if (p->memory) dnnl_memory_destroy(p->memory);
+    bwi_free(p->data);
+}
+
+static void conv_destroy(bwi_conv **conv)
+{
+    bwi_conv *c = *conv;
+    if (!c) return;
+    task *tasks[] = {&c->forward, &c->backward_data, &c->backward_weights, &c->convert};
+    for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++) free_task(tasks[i]);
+    packed *weights[] = {&c->w_forward, &c->w_backward, &c->gw};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) free_packed(weights[i]);
+    dnnl_memory_t memories[] = {c->src, c->dst, c->gdst, c->gsrc, c->converted, c->w, c->scale_memory};
+    for (size_t i = 0; i < sizeof memories / sizeof *memories; i++)
+        if (memories[i]) dnnl_memory_destroy(memories[i]);
+    if (c->stream) dnnl_stream_destroy(c->stream);
+    bwi_free(c);
+    *conv = NULL;
+}
+
+static bw_status conv_create(const bwi_conv_spec *spec, bwi_conv **out, bw_error *err)
+{
+    *out = NULL;
+    bw_status st = bwi_conv_check(spec, BWI_DT_F32, err);
+    if (st != BW_OK) return st;
+    bwi_conv *c = bwi_calloc(1, sizeof *c);
+    if (!c) return bwi_fail(err, BW_NOMEM, "out of memory for a convolution");
+    c->spec = *spec;
+    builder b = {.conv = c, .err = err};
+    st = build(&b);
+    dnn_md *mds[] = {&b.src, &b.back_src, &b.dst, &b.gdst, &b.f32_src, &b.weights_any, &b.back_any, &b.gw_any, &b.w};
+    for (size_t i = 0; i < sizeof mds / sizeof *mds; i++) dnn_md_free(mds[i]);
+    if (b.forward_pd) dnnl_primitive_desc_destroy(b.forward_pd);
+    if (b.hint_pd) dnnl_primitive_desc_destroy(b.hint_pd);
+    if (b.plain) dnnl_primitive_attr_destroy(b.plain);
+    if (b.scaled) dnnl_primitive_attr_destroy(b.scaled);
+    if (st == BW_OK)
+        *out = c;
+    else
+        conv_destroy(&c);
+    return st;
+}
+
+/* ---- Running ------------------------------------------------------------------------------------------------------------- */
+static size_t conv_scratch(const bwi_conv *c)
+{
+    return c->scratchpad + c->staging;
+}
+
+/* One argument of a primitive; data NULL: the memory keeps the handle that it has. */
+typedef struct argument {
+    int index;
+    dnnl_memory_t memory;
+    const void *data;
+} argument;
+
+static bw_status run(bwi_conv *c, const task *t, const argument *arg, int n, void *scratch)
+{
+    dnnl_exec_arg_t exec[6];
+    dnnl_status_t status = dnnl_success;
+    assert(t->primitive && n < 6);
+    for (int i = 0; i < n && status == dnnl_success; i++) {
+        exec[i] = (dnnl_exec_arg_t){arg[i].index, arg[i].memory};
+        if (arg[i].data) status = dnnl_memory_set_data_handle(arg[i].memory, (void *)(uintptr_t)arg[i].data);
+    }
+    if (t->scratchpad && status == dnnl_success) {
+        exec[n++] = (dnnl_exec_arg_t){DNNL_ARG_SCRATCHPAD, t->scratchpad};
+        status = dnnl_memory_set_data_handle(t->scratchpad, scratch);
+    }
+    if (status == dnnl_success) status = dnnl_primitive_execute(t->primitive, c->stream, n, exec);
+    if (status == dnnl_success) status = dnnl_stream_wait(c->stream);
+    return status_of(status);
+}
+
+static void *staging(const bwi_conv *c, void *scratch)
+{
+    return (char *)scratch + c->scratchpad;
+}
+
+/* Packs scale * w, passing through scratch unless scale is 1. */
+static bw_status pack(bwi_conv *c, const packed *p, const float *restrict w, float scale, void *scratch)
+{
+    if (scale != 1.0f) {
+        float *restrict scaled = staging(c, scratch);
+        size_t n = bwi_conv_weights_size(&c->spec);
+        for (size_t i = 0; i < n; i++) scaled[i] = w[i] * scale;
+        w = scaled;
+    }
+    const argument arg[] = {{DNNL_ARG_FROM, c->w, w}, {DNNL_ARG_TO, p->memory, NULL}};
+    return run(c, &p->reorder, arg, 2, scratch);
+}
+
+static bw_status conv_weights(bwi_conv *c, const void *w, double scale, double back_scale, void *scratch)
+{
+    bool u8 = c->spec.src == BWI_DT_U8;
+    c->scale = (float)scale;
+    bw_status st = pack(c, &c->w_forward, w, u8 ? 1.0f : c->scale, scratch);
+    if (st == BW_OK && c->spec.need_gsrc) st = pack(c, &c->w_backward, w, (float)back_scale, scratch);
+    return st;
+}
+
+static bw_status conv_forward(bwi_conv *c, const void *src, void *dst, void *scratch)
+{
+    const argument arg[] = {{DNNL_ARG_SRC, c->src, src},
+                            {DNNL_ARG_WEIGHTS, c->w_forward.memory, NULL},
+                            {DNNL_ARG_DST, c->dst, dst},
+                            {DNN_ARG_SCALE, c->scale_memory, NULL}};
+    return run(c, &c->forward, arg, c->scale_memory ? 4 : 3, scratch);
+}
+
+static bw_status conv_backward_data(bwi_conv *c, const void *gdst, void *gsrc, void *scratch)
+{
+    const argument arg[] = {
+        {DNNL_ARG_DIFF_DST, c->gdst, gdst}, {DNNL_ARG_WEIGHTS, c->w_backward.memory, NULL}, {DNNL_ARG_DIFF_SRC, c->gsrc, gsrc}};
+    return run(c, &c->backward_data, arg, 3, scratch);
+}
+
+static bw_status conv_backward_weights(bwi_conv *c, const void *src, const void *gdst, void *gw, void *scratch)
+{
+    bw_status st;
+    dnnl_memory_t operand = c->src;
+    if (c->convert.primitive) {
+        operand = c->converted;
+        const argument arg[] = {{DNNL_ARG_FROM, c->src, src}, {DNNL_ARG_TO, operand, staging(c, scratch)}};
+        BWI_TRY(run(c, &c->convert, arg, 2, scratch));
+        src = staging(c, scratch);
+    }
+    const argument arg[] = {
+        {DNNL_ARG_SRC, operand, src}, {DNNL_ARG_DIFF_DST, c->gdst, gdst}, {DNNL_ARG_DIFF_WEIGHTS, c->gw.memory, NULL}};
+    BWI_TRY(run(c, &c->backward_weights, arg, 3, scratch));
+    const argument out[] = {{DNNL_ARG_FROM, c->gw.memory, NULL}, {DNNL_ARG_TO, c->w, gw}};
+    BWI_TRY(run(c, &c->gw.reorder, out, 2, scratch));
+fail:
+    return st;
+}
+
+const bwi_compute bwi_compute_onednn = {"onednn",     BWI_DT_F32,   conv_create,        conv_destroy,         conv_scratch,
+                                        conv_weights, conv_forward, conv_backward_data, conv_backward_weights};

@@ -1,0 +1,219 @@
+/* Convolutions in plain C: the meaning of compute.h, for gradient checks in double and as the measure of every other table. Operands
+ * of other types are converted to `real` in scratch first, so that every loop is over reals. Sums are in double, except those that
+ * backward data gathers in its result. Nothing depends on the number of threads: each output belongs to one iteration. */
+#include "base/variant.h"
+#if BWI_VARIANT == BWI_F64 || BWI_VARIANT == BWI_F32
+#include "base/alloc.h"
+#include "compute/compute.h"
+#include "compute/spec.h"
+#include <assert.h>
+#include <string.h>
+
+struct bwi_conv {
+    bwi_conv_spec spec;
+    int oh, ow, icg, ocg;
+    real *w, *w_back;             /* OHWI; scales folded in except where the source is U8 */
+    real scale;                   /* of the forward sum: 1 unless the source is U8 */
+    size_t src_stage, gdst_stage; /* bytes of scratch for converted operands; 0: they are real already */
+};
+
+static size_t staged(bwi_dtype type, size_t n)
+{
+    return type == BWI_REAL_DT ? 0 : (n * sizeof(real) + 63) / 64 * 64;
+}
+
+static void conv_destroy(bwi_conv **conv)
+{
+    if (!*conv) return;
+    bwi_free((*conv)->w);
+    bwi_free((*conv)->w_back);
+    bwi_free(*conv);
+    *conv = NULL;
+}
+
+static bw_status conv_create(const bwi_conv_spec *spec, bwi_conv **out, bw_error *err)
+{
+    *out = NULL;
+    bw_status st = bwi_conv_check(spec, BWI_REAL_DT, err);
+    if (st != BW_OK) return st;
+    bwi_conv *c = bwi_calloc(1, sizeof *c);
+    if (!c) goto nomem;
+    c->spec = *spec;
+    c->oh = bwi_conv_out(spec->ih, spec->kh, spec->stride, spec->pad);
+    c->ow = bwi_conv_out(spec->iw, spec->kw, spec->stride, spec->pad);
+    c->icg = spec->ic / spec->groups;
+    c->ocg = spec->oc / spec->groups;
+    /* with bf16 gradients the source of the weight gradient is rounded to bf16 too */
+    c->src_stage = staged(spec->src == BWI_REAL_DT ? spec->back : spec->src, bwi_conv_src_size(spec));
+    c->gdst_stage = staged(spec->back, bwi_conv_dst_size(spec));
+    c->w = bwi_calloc(bwi_conv_weights_size(spec), sizeof(real));
+    c->w_back = bwi_calloc(bwi_conv_weights_size(spec), sizeof(real));
+    if (!c->w || !c->w_back) goto nomem;
+    *out = c;
+    return BW_OK;
+nomem:
+    conv_destroy(&c);
+    return bwi_fail(err, BW_NOMEM, "out of memory for a convolution");
+}
+
+static size_t conv_scratch(const bwi_conv *c)
+{
+    return c->src_stage + c->gdst_stage;
+}
+
+static real round_bf16(real x)
+{
+    return (real)bwi_bf16_to_f32(bwi_f32_to_bf16((float)x));
+}
+
+/* src [n] of `type` as reals: src itself, or converted into `stage` (bf16: rounded values of a real source). */
+static const real *as_real(const void *src, bwi_dtype type, bool bf16, size_t n, void *stage)
+{
+    real *to = stage;
+    if (type == BWI_DT_U8)
+        for (size_t i = 0; i < n; i++) to[i] = (real)((const uint8_t *)src)[i];
+    else if (type == BWI_DT_BF16)
+        for (size_t i = 0; i < n; i++) to[i] = (real)bwi_bf16_to_f32(((const uint16_t *)src)[i]);
+    else if (bf16)
+        for (size_t i = 0; i < n; i++) to[i] = round_bf16(((const real *)src)[i]);
+    else
+        return src;
+    return to;
+}
+
+static bw_status conv_weights(bwi_conv *c, const void *weights, double scale, double back_scale, void *scratch)
+{
+    (void)scratch;
+    const real *w = weights;
+    const bool u8 = c->spec.src == BWI_DT_U8, bf16 = c->spec.back == BWI_DT_BF16;
+    const size_t n = bwi_conv_weights_size(&c->spec);
+    const real fold = u8 ? R(1.0) : (real)scale, back = (real)back_scale;
+    c->scale = u8 ? (real)scale : R(1.0);
+    for (size_t i = 0; i < n; i++) c->w[i] = fold * w[i];
+    for (size_t i = 0; i < n; i++) c->w_back[i] = bf16 ? round_bf16(back * w[i]) : back * w[i];
+    return BW_OK;
+}
+
+/* First and past-the-last kernel position whose tap of output position o lies inside [0, in). */
+typedef struct taps {
+    int from, to;
+} taps;
+static taps taps_of(int o, int stride, int pad, int k, int in)
+{
+    int at = o * stride - pad;
+    return (taps){at < 0 ? -at : 0, at + k > in ? in - at : k};
+}
+
+static double dot(const real *restrict a, const real *restrict b, size_t n)
+{
+    double s = 0;
+#pragma omp simd reduction(+ : s)
+    for (size_t i = 0; i < n; i++) s += (double)a[i] * (double)b[i];
+    return s;
+}
+
+/* Adds f * b to a. */
+static void axpy(real *restrict a, real f, const real *restrict b, size_t n)
+{
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) a[i] += f * b[i];
+}
+
+/* Offsets of a pixel's first channel, and of a kernel position's first weight. */
+static size_t src_at(const bwi_conv *c, int n, int y, int x)
+{
+    return (((size_t)n * c->spec.ih + y) * c->spec.iw + x) * c->spec.ic;
+}
+static size_t dst_at(const bwi_conv *c, int n, int y, int x)
+{
+    return (((size_t)n * c->oh + y) * c->ow + x) * c->spec.oc;
+}
+static size_t w_at(const bwi_conv *c, int o, int ky, int kx)
+{
+    return (((size_t)o * c->spec.kh + ky) * c->spec.kw + kx) * c->icg;
+}
+
+static bw_status conv_forward(bwi_conv *c, const void *source, void *dest, void *scratch)
+{
+    const bwi_conv_spec *s = &c->spec;
+    const real *src = as_real(source, s->src, false, bwi_conv_src_size(s), scratch);
+    real *dst = dest;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int n = 0; n < s->n; n++)
+        for (int oy = 0; oy < c->oh; oy++)
+            for (int ox = 0; ox < c->ow; ox++) {
+                const taps v = taps_of(oy, s->stride, s->pad, s->kh, s->ih), h = taps_of(ox, s->stride, s->pad, s->kw, s->iw);
+                for (int o = 0; o < s->oc; o++) {
+                    double sum = 0;
+                    for (int ky = v.from; ky < v.to; ky++)
+                        for (int kx = h.from; kx < h.to; kx++)
+                            sum += dot(src + src_at(c, n, oy * s->stride - s->pad + ky, ox * s->stride - s->pad + kx) +
+                                           (size_t)(o / c->ocg) * c->icg,
+                                       c->w + w_at(c, o, ky, kx), (size_t)c->icg);
+                    dst[dst_at(c, n, oy, ox) + o] = (real)sum * c->scale;
+                }
+            }
+    return BW_OK;
+}
+
+static bw_status conv_backward_data(bwi_conv *c, const void *gdest, void *gsource, void *scratch)
+{
+    const bwi_conv_spec *s = &c->spec;
+    assert(s->need_gsrc);
+    const real *gdst = as_real(gdest, s->back, false, bwi_conv_dst_size(s), (char *)scratch + c->src_stage);
+    real *gsrc = gsource;
+    const size_t image = src_at(c, 1, 0, 0);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < s->n; n++) {
+        for (size_t i = 0; i < image; i++) gsrc[n * image + i] = 0;
+        for (int oy = 0; oy < c->oh; oy++)
+            for (int ox = 0; ox < c->ow; ox++) {
+                const taps v = taps_of(oy, s->stride, s->pad, s->kh, s->ih), h = taps_of(ox, s->stride, s->pad, s->kw, s->iw);
+                for (int o = 0; o < s->oc; o++) {
+                    const real g = gdst[dst_at(c, n, oy, ox) + o];
+                    for (int ky = v.from; ky < v.to; ky++)
+                        for (int kx = h.from; kx < h.to; kx++)
+                            axpy(gsrc + src_at(c, n, oy * s->stride - s->pad + ky, ox * s->stride - s->pad + kx) +
+                                     (size_t)(o / c->ocg) * c->icg,
+                                 g, c->w_back + w_at(c, o, ky, kx), (size_t)c->icg);
+                }
+            }
+    }
+    return BW_OK;
+}
+
+static bw_status conv_backward_weights(bwi_conv *c, const void *source, const void *gdest, void *gweights, void *scratch)
+{
+    const bwi_conv_spec *s = &c->spec;
+    assert(s->train);
+    const real *src = as_real(source, s->src, s->back == BWI_DT_BF16, bwi_conv_src_size(s), scratch);
+    const real *gdst = as_real(gdest, s->back, false, bwi_conv_dst_size(s), (char *)scratch + c->src_stage);
+    real *gw = gweights;
+#pragma omp parallel for schedule(static)
+    for (int o = 0; o < s->oc; o++) {
+        for (size_t i = w_at(c, o, 0, 0); i < w_at(c, o + 1, 0, 0); i++) gw[i] = 0;
+        for (int n = 0; n < s->n; n++)
+            for (int oy = 0; oy < c->oh; oy++)
+                for (int ox = 0; ox < c->ow; ox++) {
+                    const taps v = taps_of(oy, s->stride, s->pad, s->kh, s->ih),
+                               h = taps_of(ox, s->stride, s->pad, s->kw, s->iw);
+                    const real g = gdst[dst_at(c, n, oy, ox) + o];
+                    for (int ky = v.from; ky < v.to; ky++)
+                        for (int kx = h.from; kx < h.to; kx++)
+                            axpy(gw + w_at(c, o, ky, kx), g,
+                                 src + src_at(c, n, oy * s->stride - s->pad + ky, ox * s->stride - s->pad + kx) +
+                                     (size_t)(o / c->ocg) * c->icg,
+                                 (size_t)c->icg);
+                }
+    }
+    return BW_OK;
+}
+
+#if BWI_VARIANT == BWI_F64
+const bwi_compute bwi_compute_reference_f64 = {
+#else
+const bwi_compute bwi_compute_reference_f32 = {
+#endif
+    "reference",  BWI_REAL_DT,  conv_create,        conv_destroy,         conv_scratch,
+    conv_weights, conv_forward, conv_backward_data, conv_backward_weights};
+#endif
