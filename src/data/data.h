@@ -35,26 +35,26 @@ const bwi_normalize *bwi_normalize_find(const char *name);
 typedef struct bwi_loader_options {
     bwi_split split;
     int batch;
-    bool augment;       /* pad 4 with zero after normalisation, random crop, horizontal flip */
+    bool augment;       /* random crop of the image padded by 4 black pixels, then a horizontal flip with probability 1/2, as torchvision */
     bool shuffle;
     bool drop_last;     /* otherwise the last batch of an epoch may be smaller */
     uint64_t seed;
     const bwi_normalize *normalize;
-    int limit;          /* > 0: use only the first so many images of the split */
+    int limit;          /* > 0: use only the first so many images of the split; more than there are means all */
 } bwi_loader_options;
 typedef struct bwi_batch {
-    const float *x;         /* [n,h,w,c], valid until the next call */
+    const float *x;         /* [n,h,w,c], normalised; valid, like the rest, until the next call of next, start or destroy */
     const int32_t *labels;  /* [n] */
     const uint32_t *index;  /* [n] image numbers */
     int n;
 } bwi_batch;
 /* Prefetching loader: a thread prepares the next batches while the caller computes. Order, crops and flips depend only on seed, epoch and image
- * number, so a loader started at (epoch, step) continues exactly. */
+ * number, so a loader started at (epoch, step) continues exactly. The data set and the normalisation must outlive the loader. */
 typedef struct bwi_loader bwi_loader;
 BW_MUST_USE bw_status bwi_loader_create(bwi_loader **out, const bwi_dataset *d, const bwi_loader_options *options, bw_error *err);
 void bwi_loader_destroy(bwi_loader **l);
 int bwi_loader_steps(const bwi_loader *l); /* batches an epoch */
-/* Begins epoch (from 0) at batch `step`. */
+/* Begins epoch (from 0) at batch `step`, at any moment: batches prepared for another place are dropped. */
 BW_MUST_USE bw_status bwi_loader_start(bwi_loader *l, int64_t epoch, int64_t step, bw_error *err);
 /* Next batch; b->n == 0 at the end of the epoch. */
 BW_MUST_USE bw_status bwi_loader_next(bwi_loader *l, bwi_batch *b, bw_error *err);

@@ -1,0 +1,22 @@
+/* Named constants of normalisation. Published weights expect the one that they were trained with. */
+#include "data/data.h"
+#include <string.h>
+
+static const bwi_normalize rows[] = {
+    {"cifar", "mean and deviation customary for CIFAR", {.4914f, .4822f, .4465f}, {.2023f, .1994f, .2010f}},
+    {"imagenet", "mean and deviation of ImageNet", {.485f, .456f, .406f}, {.229f, .224f, .225f}},
+    {"half", "maps 0..255 to -1..1", {.5f, .5f, .5f}, {.5f, .5f, .5f}},
+};
+
+const bwi_normalize *bwi_normalize_at(size_t i)
+{
+    return i < sizeof rows / sizeof *rows ? &rows[i] : NULL;
+}
+
+const bwi_normalize *bwi_normalize_find(const char *name)
+{
+    const bwi_normalize *n;
+    for (size_t i = 0; (n = bwi_normalize_at(i)); i++)
+        if (!strcmp(n->name, name)) return n;
+    return NULL;
+}
