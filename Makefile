@@ -139,5 +139,5 @@ help:
 	@echo 'make clean       remove build/'
 	@echo 'Options: CC=clang  SAN=address,undefined or SAN=thread (builds in build/san-...)  WERROR=1  OPT=-O2'
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(wildcard $(addprefix $(B)/,src tools tests bench)) -name '*.d' 2>/dev/null)
 .SECONDARY:

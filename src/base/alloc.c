@@ -64,7 +64,10 @@ void bwi_free(void *p)
     free((char *)p - ALIGN);
 }
 
-void bw_free(void *p) { bwi_free(p); }
+void bw_free(void *p)
+{
+    bwi_free(p);
+}
 
 char *bwi_strndup(const char *s, size_t n)
 {
@@ -76,7 +79,10 @@ char *bwi_strndup(const char *s, size_t n)
     return t;
 }
 
-char *bwi_strdup(const char *s) { return bwi_strndup(s, SIZE_MAX); }
+char *bwi_strdup(const char *s)
+{
+    return bwi_strndup(s, SIZE_MAX);
+}
 
 char *bwi_asprintf(const char *fmt, ...)
 {
@@ -127,6 +133,15 @@ void bwi_alloc_fail_at(int64_t n, int sticky)
     atomic_store(&fail_at, n < 0 ? -1 : n);
 }
 
-int64_t bwi_alloc_count(void) { return atomic_load(&count); }
-int64_t bwi_alloc_live_blocks(void) { return atomic_load(&live_blocks); }
-int64_t bwi_alloc_live_bytes(void) { return atomic_load(&live_bytes); }
+int64_t bwi_alloc_count(void)
+{
+    return atomic_load(&count);
+}
+int64_t bwi_alloc_live_blocks(void)
+{
+    return atomic_load(&live_blocks);
+}
+int64_t bwi_alloc_live_bytes(void)
+{
+    return atomic_load(&live_bytes);
+}

@@ -80,8 +80,8 @@ bw_status bwi_cpu_limit(const char *name, bw_error *err)
         const char *names[LEVELS];
         for (int k = 0; k < LEVELS; k++) names[k] = level[k].name;
         const char *near = bwi_nearest(name, names, LEVELS);
-        return bwi_fail(err, BW_ARG, "%sunknown instruction set \"%s\"%s%s%s; choose ref, avx2, avx512, avx512bf16 or native", from, name,
-                        near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
+        return bwi_fail(err, BW_ARG, "%sunknown instruction set \"%s\"%s%s%s; choose ref, avx2, avx512, avx512bf16 or native",
+                        from, name, near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
     }
     atomic_store(&flags_now, (detect() & level[i].mask) | KNOWN);
     return BW_OK;
@@ -111,11 +111,17 @@ const char *bwi_cpu_text(void)
     unsigned f = bwi_cpu_flags();
     int threads = bwi_threads();
     brand(name);
-    snprintf(text, sizeof text, "%s, using%s%s%s%s%s%s, %d thread%s", name, f ? "" : " no vector extensions", f & BWI_CPU_AVX2 ? " AVX2" : "",
-             f & BWI_CPU_AVX512 ? " AVX-512" : "", f & BWI_CPU_VNNI ? " VNNI" : "", f & BWI_CPU_VPOPCNT ? " VPOPCNTDQ" : "",
-             f & BWI_CPU_BF16 ? " BF16" : "", threads, threads == 1 ? "" : "s");
+    snprintf(text, sizeof text, "%s, using%s%s%s%s%s%s, %d thread%s", name, f ? "" : " no vector extensions",
+             f & BWI_CPU_AVX2 ? " AVX2" : "", f & BWI_CPU_AVX512 ? " AVX-512" : "", f & BWI_CPU_VNNI ? " VNNI" : "",
+             f & BWI_CPU_VPOPCNT ? " VPOPCNTDQ" : "", f & BWI_CPU_BF16 ? " BF16" : "", threads, threads == 1 ? "" : "s");
     return text;
 }
 
-bw_status bw_cpu_limit(const char *name, bw_error *err) { return bwi_cpu_limit(name, err); }
-const char *bw_cpu_text(void) { return bwi_cpu_text(); }
+bw_status bw_cpu_limit(const char *name, bw_error *err)
+{
+    return bwi_cpu_limit(name, err);
+}
+const char *bw_cpu_text(void)
+{
+    return bwi_cpu_text();
+}

@@ -8,8 +8,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-bool bwi_mul(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
-bool bwi_add(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
+bool bwi_mul(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+bool bwi_add(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_add_overflow(a, b, out);
+}
 
 bool bwi_file_exists(const char *path)
 {
@@ -132,10 +138,22 @@ static uint64_t read_le(bwi_reader *r, int bytes)
     return v;
 }
 
-uint8_t bwi_read_u8(bwi_reader *r) { return (uint8_t)read_le(r, 1); }
-uint16_t bwi_read_u16(bwi_reader *r) { return (uint16_t)read_le(r, 2); }
-uint32_t bwi_read_u32(bwi_reader *r) { return (uint32_t)read_le(r, 4); }
-uint64_t bwi_read_u64(bwi_reader *r) { return read_le(r, 8); }
+uint8_t bwi_read_u8(bwi_reader *r)
+{
+    return (uint8_t)read_le(r, 1);
+}
+uint16_t bwi_read_u16(bwi_reader *r)
+{
+    return (uint16_t)read_le(r, 2);
+}
+uint32_t bwi_read_u32(bwi_reader *r)
+{
+    return (uint32_t)read_le(r, 4);
+}
+uint64_t bwi_read_u64(bwi_reader *r)
+{
+    return read_le(r, 8);
+}
 
 /* ---- Writing ------------------------------------------------------------------------------------------------------------------ */
 
@@ -192,7 +210,8 @@ static bw_status write_failed(bwi_writer *w, int error, bw_error *err)
 {
     w->failed = error;
     bool full = error == ENOSPC || error == EDQUOT;
-    return bwi_fail(err, BW_IO, "%s: cannot write: %s%s", w->path, strerror(error), full ? "; free some space on its disk or write elsewhere" : "");
+    return bwi_fail(err, BW_IO, "%s: cannot write: %s%s", w->path, strerror(error),
+                    full ? "; free some space on its disk or write elsewhere" : "");
 }
 
 static bw_status write_all(bwi_writer *w, const uint8_t *p, size_t n, bw_error *err)

@@ -21,7 +21,10 @@ bwi_rng bwi_rng_make(uint64_t seed, bwi_rng_purpose purpose, uint64_t a, uint64_
     return r;
 }
 
-static uint64_t rotl(uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }
+static uint64_t rotl(uint64_t x, int k)
+{
+    return (x << k) | (x >> (64 - k));
+}
 
 uint64_t bwi_rng_u64(bwi_rng *r)
 {
@@ -47,7 +50,10 @@ uint32_t bwi_rng_below(bwi_rng *r, uint32_t n)
     return (uint32_t)(m >> 32);
 }
 
-double bwi_rng_uniform(bwi_rng *r) { return (double)(bwi_rng_u64(r) >> 11) * 0x1p-53; }
+double bwi_rng_uniform(bwi_rng *r)
+{
+    return (double)(bwi_rng_u64(r) >> 11) * 0x1p-53;
+}
 
 /* ln x for normal x > 0 by the series of atanh. The C library's may differ in the last bit from one CPU to another. */
 static double ln(double x)

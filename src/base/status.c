@@ -6,8 +6,9 @@
 const char *bw_status_text(bw_status status)
 {
     switch (status) {
-#define BW_X(name, text)                                                                                                        \
-    case BW_##name: return text;
+#define BW_X(name, text)                                                                                                       \
+    case BW_##name:                                                                                                            \
+        return text;
         BW_STATUS_MAP(BW_X)
 #undef BW_X
     }

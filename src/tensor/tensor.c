@@ -5,12 +5,19 @@ static const struct {
     const char *name;
     size_t size;
 } dtype[BWI_DT_COUNT] = {
-    [BWI_DT_F32] = {"F32", 4}, [BWI_DT_F64] = {"F64", 8}, [BWI_DT_F16] = {"F16", 2}, [BWI_DT_BF16] = {"BF16", 2}, [BWI_DT_U8] = {"U8", 1},
-    [BWI_DT_I8] = {"I8", 1},   [BWI_DT_I16] = {"I16", 2}, [BWI_DT_I32] = {"I32", 4}, [BWI_DT_I64] = {"I64", 8},   [BWI_DT_BOOL] = {"BOOL", 1},
+    [BWI_DT_F32] = {"F32", 4}, [BWI_DT_F64] = {"F64", 8},   [BWI_DT_F16] = {"F16", 2}, [BWI_DT_BF16] = {"BF16", 2},
+    [BWI_DT_U8] = {"U8", 1},   [BWI_DT_I8] = {"I8", 1},     [BWI_DT_I16] = {"I16", 2}, [BWI_DT_I32] = {"I32", 4},
+    [BWI_DT_I64] = {"I64", 8}, [BWI_DT_BOOL] = {"BOOL", 1},
 };
 
-size_t bwi_dtype_size(bwi_dtype t) { return dtype[t].size; }
-const char *bwi_dtype_name(bwi_dtype t) { return dtype[t].name; }
+size_t bwi_dtype_size(bwi_dtype t)
+{
+    return dtype[t].size;
+}
+const char *bwi_dtype_name(bwi_dtype t)
+{
+    return dtype[t].name;
+}
 
 int bwi_dtype_from_name(const char *name, size_t len)
 {
