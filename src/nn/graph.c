@@ -160,7 +160,7 @@ bw_status bwi_graph_add_quant_params(bwi_graph *g, const char *layer, bwi_quant 
 {
     for (int i = 0; i < q->q->n_params; i++) {
         char suffix[BWI_NAME];
-        int index;
+        int index = -1;
         snprintf(suffix, sizeof suffix, "%s.%s", q->role == BWI_WEIGHT ? "weight_quant" : "input_quant", q->q->param[i]);
         bw_status st = new_param(g, layer, suffix, BWI_PARAM_QUANT, &index, err);
         if (st) return st;

@@ -138,7 +138,7 @@ static bw_status insert(bwi_graph *g, const bwi_quant_spec *s, const layer_bits 
             bwi_shape shape = g->value[n->in[0]].shape;
             bwi_node *q = &nodes[at];
             *q = (bwi_node){.op = bwi_op_find("quantize"), .in = {n->in[0]}, .n_in = 1, .out = g->n_values, .param = {-1, -1, -1, -1}};
-            snprintf(q->name, sizeof q->name, "%s.input_quant", n->name);
+            snprintf(q->name, sizeof q->name, "%.80s.input_quant", n->name);
             st = new_quant(g, s, BWI_ACTIVATION, bits[i].activation, may_be_negative(g, n->in[0]), (double)bwi_shape_size(shape), n->name, &q->aq, err);
             g->value[g->n_values++] = (bwi_value){shape, 0};
             n->in[0] = q->out;

@@ -64,6 +64,7 @@ const bwi_op bwi_op_add = {
     .name = "add",
     .summary = "sum of two values of one shape (residual connection)",
     .n_in = 2,
+    .sign = BWI_SIGN_KEEPS,
     .infer = add_infer,
     .fns = BWI_VARIANT_TABLE(bwi_add_fns),
 };

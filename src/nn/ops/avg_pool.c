@@ -75,6 +75,7 @@ const bwi_op bwi_op_avg_pool = {
     .name = "avg_pool",
     .summary = "average over windows, padding counted as zeros (PyTorch's AvgPool2d)",
     .n_in = 1,
+    .sign = BWI_SIGN_KEEPS,
     .infer = pool_infer,
     .fns = BWI_VARIANT_TABLE(bwi_avg_pool_fns),
 };

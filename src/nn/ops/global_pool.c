@@ -62,6 +62,7 @@ const bwi_op bwi_op_global_pool = {
     .name = "global_pool",
     .summary = "mean over the whole map",
     .n_in = 1,
+    .sign = BWI_SIGN_KEEPS,
     .infer = global_pool_infer,
     .fns = BWI_VARIANT_TABLE(bwi_global_pool_fns),
 };

@@ -100,6 +100,7 @@ const bwi_op bwi_op_max_pool = {
     .name = "max_pool",
     .summary = "largest value of each window (PyTorch's MaxPool2d)",
     .n_in = 1,
+    .sign = BWI_SIGN_KEEPS,
     .infer = max_pool_infer,
     .save_size = max_pool_save,
     .fns = BWI_VARIANT_TABLE(bwi_max_pool_fns),

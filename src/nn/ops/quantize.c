@@ -53,6 +53,7 @@ const bwi_op bwi_op_quantize = {
     .name = "quantize",
     .summary = "activation quantizer",
     .n_in = 1,
+    .sign = BWI_SIGN_KEEPS,
     .infer = quantize_infer,
     .scratch_size = quantize_scratch,
     .needs_in = true,

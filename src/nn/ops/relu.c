@@ -55,6 +55,7 @@ const bwi_op bwi_op_relu = {
     .name = "relu",
     .summary = "max(x, 0)",
     .n_in = 1,
+    .sign = BWI_SIGN_NONNEGATIVE,
     .infer = relu_infer,
     .needs_out = true,
     .fns = BWI_VARIANT_TABLE(bwi_relu_fns),

@@ -77,6 +77,7 @@ const bwi_op bwi_op_shortcut_a = {
     .name = "shortcut_a",
     .summary = "every stride-th pixel with zero channels added (option A of CIFAR ResNets)",
     .n_in = 1,
+    .sign = BWI_SIGN_KEEPS,
     .infer = shortcut_a_infer,
     .fns = BWI_VARIANT_TABLE(bwi_shortcut_a_fns),
 };
