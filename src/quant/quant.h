@@ -19,21 +19,23 @@
 typedef enum bwi_role { BWI_WEIGHT, BWI_ACTIVATION } bwi_role;
 
 /* An option of a method, written "lsq:nf_with_batch=1" in recipes. */
-typedef struct bwi_option { const char *key, *doc; double def, min, max; } bwi_option;
+typedef struct bwi_option { const char *key, *doc; double def, min, max; bool integer; /* whole numbers only */ } bwi_option;
 
 /* Statistics of a tensor that some quantizers need: at initialisation, or before every use (weights only). */
 typedef struct bwi_qstats {
-    double n, mean, mean_abs, std /* unbiased, N-1 */, min, max, max_abs;
+    double n, mean, mean_abs, std /* unbiased, N-1 */, min, max, max_abs; /* all but n NaN when a value or a sum is not finite */
 } bwi_qstats;
 
 /* Constants of one quantized tensor, made by prepare from theta and statistics, read by the loops (which convert them to real). */
 typedef struct bwi_qk {
     double lo, hi;         /* grid bounds of u and c */
-    double unit;           /* 1 / (number of levels - 1) of the grid: (u - c) * unit is the residual on [0,1] that EWGS scales by */
+    double unit;           /* 1 / (hi - lo): (u - c) * unit is the residual on [0,1] that EWGS scales by */
     double mul, add;       /* code = mul * c + add */
     double scale;          /* xq = scale * code */
     double v[6];           /* the method's own */
+    int mode;              /* BWI_QMODE_SIGN or 0, plus the method's own bits: loops are compiled once for each mode */
 } bwi_qk;
+#define BWI_QMODE_SIGN 1 /* D is a sign with sign(0) = +1 on the grid {-1, +1}, not a round: 1-bit weights */
 
 struct bwi_quant;
 
@@ -53,32 +55,39 @@ typedef struct bwi_qloops {
 typedef struct bwi_quantizer {
     const char *name, *summary, *cite;
     int weight_bits[2], activation_bits[2]; /* inclusive range allowed; {0,0}: not for that role */
-    int n_params;
+    bool signed_activations; /* may take the network's input, which is below zero too */
+    bool idempotent[2];      /* by role: the codes of xq are the codes of x (xq lives where x does); for tests */
+    int n_params;            /* of weights; activations lack the one at output_scale: bwi_quant_n_params */
     const char *param[BWI_QPARAMS]; /* names of learned parameters in checkpoints: "step" */
     bwi_option option[BWI_OPTIONS]; /* ends at key NULL */
     bool needs_stats;               /* statistics before every prepare, not only before init (weights only) */
     int output_scale;               /* index of a parameter that init sets to mean|conv(x,w)| / mean|conv(xq,wq)| (weights), or -1 */
-    /* Sets theta from statistics of the tensor: weights at load, activations on the first training batch. */
+    /* Sets theta from statistics of the tensor: weights at load, activations on the first training batch. NULL: no parameters. */
     void (*init)(struct bwi_quant *q, const bwi_qstats *stats);
     /* Fills q->k from theta (and stats when needs_stats; NULL otherwise). BW_NUMERIC with a message when theta is not usable (a step
      * size of 0 or NaN, l >= u); the caller adds the layer's name. */
     bw_status (*prepare)(struct bwi_quant *q, const bwi_qstats *stats, bw_error *err);
-    /* Turns the loops' sums into q->dtheta (gradient scale of LSQ, sign of alpha). */
+    /* Turns the loops' sums into q->dtheta (gradient scale of LSQ, sign of alpha). NULL: no parameters. */
     void (*finish)(struct bwi_quant *q, const double *sums);
     /* After an optimizer step: keeps theta in its domain; true when something had to be changed (counted as an event). May be NULL. */
     bool (*constrain)(struct bwi_quant *q);
-    /* The function that backward differentiates: value of x with theta, the rounding residual and whatever is held constant taken
-     * from q (which is prepared at the base point). Checked by central differences. */
-    double (*surrogate)(const struct bwi_quant *q, double x, double x_base, const double *theta);
+    /* The function that backward differentiates: scale(theta) * code with c replaced by c0 + factor * (u(x; theta) - u0), where c0, u0
+     * and whatever is held constant are taken at x_base from q (which is prepared at the base point), and factor is the
+     * gradient method's. A gradient scale is part of it: theta moves by that share of its change. Written from the paper,
+     * apart from the loops, and checked against them by central differences. */
+    double (*surrogate)(const struct bwi_quant *q, double x, double x_base, const double *theta, double factor);
     const bwi_qloops *loops[BWI_VARIANTS];
 } bwi_quantizer;
+
+/* gu[i] = dL/du from gc = mul * gscale * gcode, u and c; opt is bwi_quant.gopt. One function per variant. */
+typedef void bwi_pass_fn(const bwi_qk *k, const double *opt, const void *gcode, double gscale, const void *u, const void *c, size_t n, void *gu);
+#define BWI_PASS_DECLARE(name) extern bwi_pass_fn name##__f64, name##__f32, name##__avx2, name##__avx512
 
 typedef struct bwi_gradient {
     const char *name, *summary, *cite;
     bool weights, activations;
     bwi_option option[BWI_OPTIONS];
-    /* gu[i] = dL/du from gc = mul * gscale * gcode, u and c. NULL: identity (STE). `opt` is q->gopt. One per variant. */
-    void (*pass[BWI_VARIANTS])(const bwi_qk *k, const double *opt, const void *gcode, double gscale, const void *u, const void *c, size_t n, void *gu);
+    bwi_pass_fn *pass[BWI_VARIANTS]; /* all NULL: identity (STE) */
     /* d(dL/du)/d(dL/dc) at a base point, double: what pass multiplies by, for the surrogate check; NULL: 1 */
     double (*factor)(const bwi_qk *k, const double *opt, double gc, double u, double c);
 } bwi_gradient;
@@ -106,8 +115,15 @@ const bwi_quantizer *bwi_quantizer_find(const char *name);
 const bwi_gradient *bwi_gradient_at(size_t i);
 const bwi_gradient *bwi_gradient_find(const char *name);
 
-/* Parses "lsq" or "ewgs:delta=0.01" against the rows, checks role, bits and ranges, and fills q (theta not ready). Unknown names and keys are
- * errors with the nearest valid choice; unsupported bits name the range. */
+/* Learned parameters of q in its role. */
+static inline int bwi_quant_n_params(const bwi_quant *q)
+{
+    return q->q->n_params - (q->role == BWI_ACTIVATION && q->q->output_scale >= 0);
+}
+
+/* Parses "lsq" or "ewgs:delta=0.01" against the rows (gradient NULL: "ste"), checks role, bits and ranges, and fills q (theta not ready;
+ * features and batch are the caller's to set). Unknown names and keys are errors with the nearest valid choice; unsupported bits name the
+ * range. */
 BW_MUST_USE bw_status bwi_quant_make(bwi_quant *q, const char *quantizer, const char *gradient, bwi_role role, int bits, bool is_signed, bw_error *err);
 
 /* Statistics of n values of dtype (threaded, sums in double, same result for any number of threads). */

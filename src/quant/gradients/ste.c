@@ -1,0 +1,13 @@
+/* The straight-through estimator: dL/du = dL/dc. Bengio, Leonard, Courville, Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
+ * It needs no pass: quantizers compute it in the same sweep as everything else. */
+#include "quant/quant.h"
+
+#if BWI_MAIN
+const bwi_gradient bwi_gradient_ste = {
+    .name = "ste",
+    .summary = "straight-through: the gradient passes the rounding unchanged",
+    .cite = "Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation, 2013",
+    .weights = true,
+    .activations = true,
+};
+#endif

@@ -1,0 +1,138 @@
+/* Loops of a quantizer, made from its scalar functions, in the variant that is being compiled.
+ *
+ * A quantizer's file defines Q_MODES, includes this header and defines the functions declared here. They must be free of branches on
+ * data, so that the loops vectorize. `mode` is a constant wherever they are inlined.
+ *
+ * Sums are kept in float only over BWI_QBLOCK elements. gx and gcode may be the same array: element by element, which `omp simd`
+ * allows. */
+#ifndef BWI_QUANT_LOOPS_H
+#define BWI_QUANT_LOOPS_H
+#include "quant/quant.h"
+
+#define BWI_LOOP static inline __attribute__((always_inline))
+
+/* bwi_qk as `real`. */
+typedef struct qc {
+    real lo, hi, v[6];
+} qc;
+/* Terms of one element in the parameters' sums. */
+typedef struct qsums {
+    real s0, s1, s2;
+} qsums;
+_Static_assert(BWI_QPARAMS == 3, "qsums has as many terms as there are parameters");
+
+/* Modes are 0 .. Q_MODES - 1 (bwi_qk.mode). */
+#if !defined(Q_MODES) || Q_MODES > 4
+#error "Q_MODES: 1 to 4"
+#endif
+/* A before it is clipped to the grid; may be anything, also NaN, when x is not finite. */
+BWI_LOOP real q_raw(int mode, qc k, real x);
+/* 1: the gradient passes the clip. */
+BWI_LOOP int q_inside(int mode, qc k, real raw);
+/* du/dx where q_inside. */
+BWI_LOOP real q_slope(int mode, qc k, real u);
+/* gc = dL/dc; gu = dL/du, 0 where not q_inside. */
+BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu);
+
+BWI_LOOP qc consts(const bwi_qk *k)
+{
+    qc q = {(real)k->lo, (real)k->hi, {0}};
+    for (int i = 0; i < 6; i++) q.v[i] = (real)k->v[i];
+    return q;
+}
+
+/* u of raw. A NaN becomes lo, so that no code ever leaves the grid and no conversion to an integer is undefined. */
+BWI_LOOP real q_clip(real raw, real lo, real hi)
+{
+    raw = raw > lo ? raw : lo;
+    return raw < hi ? raw : hi;
+}
+
+/* D: c of u. */
+BWI_LOOP real q_grid(int mode, real u) { return mode & BWI_QMODE_SIGN ? (u >= 0 ? R(1.0) : R(-1.0)) : bwi_round(u); }
+
+BWI_LOOP void codes_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, bwi_dtype type, void *codes)
+{
+    const qc q = consts(k);
+    const real mul = (real)k->mul, add = (real)k->add;
+#define CODES(T, CAST)                                                                                                         \
+    {                                                                                                                          \
+        T *restrict out = codes;                                                                                               \
+        _Pragma("omp simd") for (size_t i = 0; i < n; i++)                                                                     \
+            out[i] = CAST(mul * q_grid(mode, q_clip(q_raw(mode, q, x[i]), q.lo, q.hi)) + add);                                     \
+    }
+    if (type == BWI_DT_U8) CODES(uint8_t, (uint8_t)(int32_t))
+    else if (type == BWI_DT_I8) CODES(int8_t, (int8_t)(int32_t))
+    else CODES(real, (real))
+#undef CODES
+}
+
+BWI_LOOP void latents_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, real *restrict u, real *restrict c)
+{
+    const qc q = consts(k);
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        u[i] = q_clip(q_raw(mode, q, x[i]), q.lo, q.hi);
+        c[i] = q_grid(mode, u[i]);
+    }
+}
+
+/* One pass for everything: gx and the sums. ste: gu is not given and equals gc. */
+BWI_LOOP void backward_as(const int mode, const int ste, const bwi_qk *k, const real *x, const real *gcode, double gscale,
+                          const real *gu, size_t n, real *gx, double *sums)
+{
+    const qc q = consts(k);
+    const real gs = (real)(k->mul * gscale);
+    for (size_t at = 0; at < n; at += BWI_QBLOCK) {
+        size_t end = n - at < BWI_QBLOCK ? n : at + BWI_QBLOCK;
+        real s0 = 0, s1 = 0, s2 = 0, clipped = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, clipped)
+        for (size_t i = at; i < end; i++) {
+            real raw = q_raw(mode, q, x[i]), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, u), gc = gs * gcode[i];
+            int inside = q_inside(mode, q, raw);
+            real g = inside ? (ste ? gc : gu[i]) : 0;
+            gx[i] = g * q_slope(mode, q, u);
+            qsums t = q_terms(mode, q, u, c, gc, g);
+            s0 += t.s0;
+            s1 += t.s1;
+            s2 += t.s2;
+            clipped += inside ? R(0.0) : R(1.0);
+        }
+        if (sums) sums[0] += s0, sums[1] += s1, sums[2] += s2, sums[BWI_QPARAMS] += clipped;
+    }
+}
+/* Picks the mode once a call: inside the loops it is a constant. */
+#define MODES(CALL)                                                                                                            \
+    switch (k->mode % Q_MODES) {                                                                                               \
+    case 0: CALL(0); break;                                                                                                    \
+    case 1 % Q_MODES: CALL(1); break;                                                                                          \
+    }
+
+static void loop_codes(const bwi_qk *k, const void *x, size_t n, bwi_dtype type, void *codes)
+{
+#define CALL(mode) codes_as(mode, k, x, n, type, codes)
+    MODES(CALL)
+#undef CALL
+}
+
+static void loop_latents(const bwi_qk *k, const void *x, size_t n, void *u, void *c)
+{
+#define CALL(mode) latents_as(mode, k, x, n, u, c)
+    MODES(CALL)
+#undef CALL
+}
+
+static void loop_backward(const bwi_qk *k, const void *x, const void *gcode, double gscale, const void *gu, size_t n, void *gx,
+                          double *sums)
+{
+#define STE(mode) backward_as(mode, 1, k, x, gcode, gscale, NULL, n, gx, sums)
+#define GIVEN(mode) backward_as(mode, 0, k, x, gcode, gscale, gu, n, gx, sums)
+    if (gu) MODES(GIVEN)
+    else MODES(STE)
+#undef GIVEN
+#undef STE
+}
+#undef MODES
+
+#define BWI_QLOOPS {.codes = loop_codes, .latents = loop_latents, .backward = loop_backward}
+#endif
