@@ -102,7 +102,7 @@ static bw_status build(const bwi_family *family, bwi_graph *g, const bwi_net_opt
     BWI_TRY(then(&b, "relu", "relu", NULL));
     for (int stage = 1; stage <= 3; stage++)
         for (int i = 0; i < blocks; i++) BWI_TRY(add_block(&b, stage, i, 8 << stage, stage > 1 && i == 0 ? 2 : 1));
-    BWI_TRY(then(&b, "global_avg_pool", "pool", NULL));
+    BWI_TRY(then(&b, "global_pool", "pool", NULL));
     if (o->last_bn) BWI_TRY(then_norm(&b, "bn_last"));
     const bwi_attr linear = {.out = o->classes, .bias = true};
     BWI_TRY(then(&b, "linear", "linear", &linear));
