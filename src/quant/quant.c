@@ -263,13 +263,16 @@ void bwi_quant_backward_block(const bwi_quant *q, int variant, const void *x, co
         loops->backward(&q->k, x, gcode, gscale, NULL, n, gx, sums);
         return;
     }
-    union {
-        float f[BWI_QBLOCK];
-        double d[BWI_QBLOCK];
-    } u, c, gu;
-    loops->latents(&q->k, x, n, &u, &c);
-    q->g->pass[variant](&q->k, q->gopt, gcode, gscale, &u, &c, n, &gu);
-    loops->backward(&q->k, x, gcode, gscale, &gu, n, gx, sums);
+    /* u and c stay in the first-level cache beside x, gcode and gx. */
+    enum { SUB = BWI_QBLOCK / 8 };
+    const size_t size = variant == BWI_F64 ? sizeof(double) : sizeof(float);
+    double u[SUB], c[SUB], gu[BWI_QBLOCK];
+    for (size_t b = 0; b < n; b += SUB) {
+        size_t m = n - b < SUB ? n - b : SUB, at = b * size;
+        loops->latents(&q->k, (const char *)x + at, m, u, c);
+        q->g->pass[variant](&q->k, q->gopt, (const char *)gcode + at, gscale, u, c, m, (char *)gu + at);
+    }
+    loops->backward(&q->k, x, gcode, gscale, gu, n, gx, sums);
 }
 
 void bwi_quant_backward_end(bwi_quant *q, const double *sums, size_t n)

@@ -22,8 +22,8 @@ typedef struct qsums {
 _Static_assert(BWI_QPARAMS == 3, "qsums has as many terms as there are parameters");
 
 /* Modes are 0 .. Q_MODES - 1 (bwi_qk.mode). */
-#if !defined(Q_MODES) || Q_MODES > 4
-#error "Q_MODES: 1 to 4"
+#if Q_MODES != 2 && Q_MODES != 4
+#error "Q_MODES: 2 or 4"
 #endif
 /* A before it is clipped to the grid; may be anything, also NaN, when x is not finite. */
 BWI_LOOP real q_raw(int mode, qc k, real x);
@@ -90,7 +90,8 @@ BWI_LOOP void backward_as(const int mode, const int ste, const bwi_qk *k, const 
         for (size_t i = at; i < end; i++) {
             real raw = q_raw(mode, q, x[i]), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, u), gc = gs * gcode[i];
             int inside = q_inside(mode, q, raw);
-            real g = inside ? (ste ? gc : gu[i]) : 0;
+            real g = ste ? gc : gu[i];
+            g = inside ? g : 0;
             gx[i] = g * q_slope(mode, q, u);
             qsums t = q_terms(mode, q, u, c, gc, g);
             s0 += t.s0;
@@ -103,22 +104,24 @@ BWI_LOOP void backward_as(const int mode, const int ste, const bwi_qk *k, const 
 }
 /* Picks the mode once a call: inside the loops it is a constant. */
 #define MODES(CALL)                                                                                                            \
-    switch (k->mode % Q_MODES) {                                                                                               \
-    case 0: CALL(0); break;                                                                                                    \
-    case 1 % Q_MODES: CALL(1); break;                                                                                          \
-    }
+    do {                                                                                                                       \
+        if (k->mode == 0) CALL(0);                                                                                             \
+        else if (k->mode == 1 || Q_MODES == 2) CALL(1);                                                                        \
+        else if (k->mode == 2) CALL(2 % Q_MODES);                                                                              \
+        else CALL(3 % Q_MODES);                                                                                                \
+    } while (0)
 
 static void loop_codes(const bwi_qk *k, const void *x, size_t n, bwi_dtype type, void *codes)
 {
 #define CALL(mode) codes_as(mode, k, x, n, type, codes)
-    MODES(CALL)
+    MODES(CALL);
 #undef CALL
 }
 
 static void loop_latents(const bwi_qk *k, const void *x, size_t n, void *u, void *c)
 {
 #define CALL(mode) latents_as(mode, k, x, n, u, c)
-    MODES(CALL)
+    MODES(CALL);
 #undef CALL
 }
 
@@ -127,8 +130,8 @@ static void loop_backward(const bwi_qk *k, const void *x, const void *gcode, dou
 {
 #define STE(mode) backward_as(mode, 1, k, x, gcode, gscale, NULL, n, gx, sums)
 #define GIVEN(mode) backward_as(mode, 0, k, x, gcode, gscale, gu, n, gx, sums)
-    if (gu) MODES(GIVEN)
-    else MODES(STE)
+    if (gu) MODES(GIVEN);
+    else MODES(STE);
 #undef GIVEN
 #undef STE
 }
