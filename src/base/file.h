@@ -30,8 +30,10 @@ uint64_t bwi_read_u64(bwi_reader *r);
 typedef struct bwi_writer bwi_writer;
 BW_MUST_USE bw_status bwi_writer_open(bwi_writer **w, const char *path, bw_error *err);
 BW_MUST_USE bw_status bwi_writer_add(bwi_writer *w, const void *data, size_t n, bw_error *err);
-BW_MUST_USE bw_status bwi_writer_commit(bwi_writer **w, bw_error *err); /* frees w in every case; removes the temporary file on failure */
-void bwi_writer_abandon(bwi_writer **w);                                /* removes the temporary file */
+/* Frees w in every case; removes the temporary file on failure. */
+BW_MUST_USE bw_status bwi_writer_commit(bwi_writer **w, bw_error *err);
+/* Removes the temporary file; *w may be NULL. */
+void bwi_writer_abandon(bwi_writer **w);
 
 BW_MUST_USE bw_status bwi_make_dir(const char *path, bw_error *err); /* with parents; an existing folder is fine */
 bool bwi_file_exists(const char *path);

@@ -6,8 +6,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum bwi_rng_purpose { BWI_RNG_INIT = 1, BWI_RNG_ORDER, BWI_RNG_AUGMENT, BWI_RNG_DATASET, BWI_RNG_METHOD, BWI_RNG_TEST } bwi_rng_purpose;
-typedef struct bwi_rng { uint64_t s[4]; } bwi_rng; /* xoshiro256**, seeded by splitmix64 of the key */
+typedef enum bwi_rng_purpose {
+    BWI_RNG_INIT = 1,
+    BWI_RNG_ORDER,
+    BWI_RNG_AUGMENT,
+    BWI_RNG_DATASET,
+    BWI_RNG_METHOD,
+    BWI_RNG_TEST
+} bwi_rng_purpose;
+/* xoshiro256**, seeded by splitmix64 of the key */
+typedef struct bwi_rng {
+    uint64_t s[4];
+} bwi_rng;
 
 bwi_rng bwi_rng_make(uint64_t seed, bwi_rng_purpose purpose, uint64_t a, uint64_t b);
 uint64_t bwi_rng_u64(bwi_rng *r);

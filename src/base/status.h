@@ -10,10 +10,10 @@ bw_status bwi_fail(bw_error *err, bw_status status, const char *fmt, ...) __attr
 bw_status bwi_fail_in(bw_error *err, bw_status status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* Runs expr; on failure stores the status in a local variable named st and goes to fail. */
-#define BWI_TRY(expr)                                                                                                        \
-    do {                                                                                                                     \
-        st = (expr);                                                                                                         \
-        if (st != BW_OK) goto fail;                                                                                          \
+#define BWI_TRY(expr)                                                                                                          \
+    do {                                                                                                                       \
+        st = (expr);                                                                                                           \
+        if (st != BW_OK) goto fail;                                                                                            \
     } while (0)
 
 /* The entry of names[0..n) nearest to word by edit distance, or NULL when none is close enough to be a typo of it. */

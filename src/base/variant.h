@@ -6,17 +6,23 @@
 #define BWI_VARIANT_H
 #include "tensor/tensor.h"
 
-#define BWI_F64 0
-#define BWI_F32 1
-#define BWI_F32_AVX2 2
+#define BWI_F64        0
+#define BWI_F32        1
+#define BWI_F32_AVX2   2
 #define BWI_F32_AVX512 3
-#define BWI_VARIANTS 4
+#define BWI_VARIANTS   4
 
 #if defined(__x86_64__)
-#define BWI_VARIANT_TABLE(name) { &name##__f64, &name##__f32, &name##__avx2, &name##__avx512 }
+#define BWI_VARIANT_TABLE(name)                                                                                                \
+    {                                                                                                                          \
+        &name##__f64, &name##__f32, &name##__avx2, &name##__avx512                                                             \
+    }
 #define BWI_VARIANT_DECLARE(type, name) extern const type name##__f64, name##__f32, name##__avx2, name##__avx512
 #else
-#define BWI_VARIANT_TABLE(name) { &name##__f64, &name##__f32, &name##__f32, &name##__f32 }
+#define BWI_VARIANT_TABLE(name)                                                                                                \
+    {                                                                                                                          \
+        &name##__f64, &name##__f32, &name##__f32, &name##__f32                                                                 \
+    }
 #define BWI_VARIANT_DECLARE(type, name) extern const type name##__f64, name##__f32
 #endif
 
@@ -28,13 +34,16 @@ int bwi_variant_for(bwi_dtype dtype);
 #if BWI_VARIANT == BWI_F64
 typedef double real;
 #define BWI_V(name) name##__f64
-#define R(x) x
+#define R(x)        x
 #define BWI_REAL_DT BWI_DT_F64
 /* Round half to even, |x| < 2^51. The one rounding rule of all codes; needs the default rounding mode, no fast-math. */
-static inline real bwi_round(real x) { return (x + 6755399441055744.0) - 6755399441055744.0; }
+static inline real bwi_round(real x)
+{
+    return (x + 6755399441055744.0) - 6755399441055744.0;
+}
 #define r_tanh tanh
-#define r_exp exp
-#define r_log log
+#define r_exp  exp
+#define r_log  log
 #define r_sqrt sqrt
 #define r_fabs fabs
 #else
@@ -46,14 +55,17 @@ typedef float real;
 #else
 #define BWI_V(name) name##__avx512
 #endif
-#define R(x) x##f
+#define R(x)        x##f
 #define BWI_REAL_DT BWI_DT_F32
-static inline real bwi_round(real x) { return (x + 12582912.0f) - 12582912.0f; } /* half to even, |x| < 2^22 */
-#define r_tanh tanhf
-#define r_exp expf
-#define r_log logf
-#define r_sqrt sqrtf
-#define r_fabs fabsf
+static inline real bwi_round(real x)
+{
+    return (x + 12582912.0f) - 12582912.0f;
+} /* half to even, |x| < 2^22 */
+#define r_tanh      tanhf
+#define r_exp       expf
+#define r_log       logf
+#define r_sqrt      sqrtf
+#define r_fabs      fabsf
 #endif
 #define BWI_MAIN (BWI_VARIANT == BWI_F32)
 #endif

@@ -6,15 +6,30 @@
 #include <stdint.h>
 
 typedef enum bwi_dtype {
-    BWI_DT_F32, BWI_DT_F64, BWI_DT_F16, BWI_DT_BF16, BWI_DT_U8, BWI_DT_I8, BWI_DT_I16, BWI_DT_I32, BWI_DT_I64, BWI_DT_BOOL, BWI_DT_COUNT
+    BWI_DT_F32,
+    BWI_DT_F64,
+    BWI_DT_F16,
+    BWI_DT_BF16,
+    BWI_DT_U8,
+    BWI_DT_I8,
+    BWI_DT_I16,
+    BWI_DT_I32,
+    BWI_DT_I64,
+    BWI_DT_BOOL,
+    BWI_DT_COUNT
 } bwi_dtype;
 size_t bwi_dtype_size(bwi_dtype t);
 const char *bwi_dtype_name(bwi_dtype t);               /* safetensors' name: "F32", "BF16", "U8" */
 int bwi_dtype_from_name(const char *name, size_t len); /* -1: unknown */
 
 /* Shape of one image's activation; the batch is a property of the execution. */
-typedef struct bwi_shape { int h, w, c; } bwi_shape;
-static inline size_t bwi_shape_size(bwi_shape s) { return (size_t)s.h * (size_t)s.w * (size_t)s.c; }
+typedef struct bwi_shape {
+    int h, w, c;
+} bwi_shape;
+static inline size_t bwi_shape_size(bwi_shape s)
+{
+    return (size_t)s.h * (size_t)s.w * (size_t)s.c;
+}
 
 #define BWI_MAX_DIMS 8
 /* A named tensor in a file or on its way to one. */
@@ -29,10 +44,20 @@ typedef struct bwi_tensor {
 
 static inline uint16_t bwi_f32_to_bf16(float f) /* round to nearest even; NaN stays NaN */
 {
-    union { float f; uint32_t u; } v = { f };
+    union {
+        float f;
+        uint32_t u;
+    } v = {f};
     if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40u);
     return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1u)) >> 16);
 }
 float bwi_f16_to_f32(uint16_t h);
-static inline float bwi_bf16_to_f32(uint16_t h) { union { uint32_t u; float f; } v = { (uint32_t)h << 16 }; return v.f; }
+static inline float bwi_bf16_to_f32(uint16_t h)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v = {(uint32_t)h << 16};
+    return v.f;
+}
 #endif
