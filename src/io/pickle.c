@@ -8,7 +8,7 @@
 
 /* ---- Names that a pickle may use ---- */
 
-typedef enum name_kind { ORDERED_DICT, SIZE, REBUILD_TENSOR, REBUILD_PARAMETER, STORAGE } name_kind;
+typedef enum name_kind { ORDERED_DICT, SIZE, ENCODE, REBUILD_TENSOR, REBUILD_PARAMETER, STORAGE } name_kind;
 typedef struct bwi_pname {
     const char *module, *name;
     name_kind kind;
@@ -18,6 +18,7 @@ typedef struct bwi_pname {
 static const bwi_pname names[] = {
     {"collections", "OrderedDict", ORDERED_DICT, 0},
     {"torch", "Size", SIZE, 0},
+    {"_codecs", "encode", ENCODE, 0}, /* how protocol 2 stores bytes */
     {"torch._utils", "_rebuild_tensor", REBUILD_TENSOR, 0},
     {"torch._utils", "_rebuild_tensor_v2", REBUILD_TENSOR, 0},
     {"torch._utils", "_rebuild_parameter", REBUILD_PARAMETER, 0},
@@ -397,6 +398,9 @@ static bw_status op_reduce(bwi_unpickler *u)
     case SIZE:
         if (n != 1 || v[0].type != BWI_P_TUPLE) return refuse(u, "a size is not made from a tuple");
         return push(u, v[0]);
+    case ENCODE: /* text, encoding; bytes are of no use to anyone here, so they stay as they are stored */
+        if (n != 2 || v[0].type != BWI_P_TEXT) return refuse(u, "bytes are not made from a text");
+        return push(u, (bwi_pvalue){.type = BWI_P_BYTES, .len = v[0].len, .u.s = v[0].u.s});
     case REBUILD_PARAMETER:
         if (n < 1 || v[0].type != BWI_P_TENSOR) return refuse(u, "a parameter is not made from a tensor");
         return push(u, v[0]);
