@@ -194,22 +194,36 @@ static dnn_conv geometry(const builder *b, dnn_md src, dnn_md weights, dnn_md ds
     return (dnn_conv){b->engine, src, weights, dst, {s->stride, s->stride}, {s->pad, s->pad}};
 }
 
+/* Attributes of an integer forward pass: its sums are multiplied by the scale, which is known only at run time. That is a multiplication
+ * by a tensor of one element after the sum, since convolutions of 2.x refuse scales that are not known when they are made. */
+static bw_status make_scaled(builder *b)
+{
+    bw_status st;
+    const dnnl_dims_t one = {1, 1, 1, 1};
+    dnn_md md = {0};
+    dnnl_post_ops_t ops = NULL;
+    BWI_TRY(check(b, dnn_md_make(&md, 4, one, dnnl_f32, dnnl_nhwc), "scale"));
+    BWI_TRY(check(b, dnn_memory_make(&b->conv->scale_memory, &md, b->engine, &b->conv->scale), "scale"));
+    BWI_TRY(check(b, dnnl_post_ops_create(&ops), "scale"));
+    BWI_TRY(check(b, dnn_append_multiply(ops, &md), "scale"));
+    BWI_TRY(check(b, dnnl_primitive_attr_clone(&b->scaled, b->plain), "scale"));
+    BWI_TRY(check(b, dnnl_primitive_attr_set_post_ops(b->scaled, ops), "scale"));
+fail:
+    if (ops) dnnl_post_ops_destroy(ops);
+    dnn_md_free(&md);
+    return st;
+}
+
 static bw_status make_forward(builder *b)
 {
     bw_status st;
     bwi_conv *c = b->conv;
-    bool u8 = c->spec.src == BWI_DT_U8;
+    const bool u8 = c->spec.src == BWI_DT_U8;
     dnn_conv g = geometry(b, b->src, b->weights_any, b->dst);
+    if (u8) BWI_TRY(make_scaled(b));
     BWI_TRY(check(b, dnn_forward_pd(&b->forward_pd, &g, dnnl_forward_inference, u8 ? b->scaled : b->plain), "forward pass"));
     BWI_TRY(make_packed(b, &c->w_forward, b->forward_pd, dnnl_query_weights_md));
     BWI_TRY(make_task(b, &c->forward, &b->forward_pd, "forward pass"));
-    if (u8) {
-        const dnnl_dims_t one = {1};
-        dnn_md md = {0};
-        BWI_TRY(check(b, dnn_md_make(&md, 1, one, dnnl_f32, dnnl_a), "scale"));
-        st = check(b, dnn_memory_make(&c->scale_memory, &md, b->engine, &c->scale), "scale");
-        dnn_md_free(&md);
-    }
 fail:
     return st;
 }
@@ -269,8 +283,6 @@ static bw_status build(builder *b)
     BWI_TRY(check(b, dnnl_stream_create(&b->conv->stream, b->engine, dnnl_stream_default_flags), "stream"));
     BWI_TRY(check(b, dnnl_primitive_attr_create(&b->plain), "attributes"));
     BWI_TRY(check(b, dnnl_primitive_attr_set_scratchpad_mode(b->plain, dnnl_scratchpad_mode_user), "attributes"));
-    BWI_TRY(check(b, dnnl_primitive_attr_clone(&b->scaled, b->plain), "attributes"));
-    BWI_TRY(check(b, dnn_attr_scale(b->scaled), "attributes"));
     BWI_TRY(make_descriptors(b));
     BWI_TRY(make_memories(b));
     BWI_TRY(make_forward(b));
@@ -400,7 +412,7 @@ static bw_status conv_forward(bwi_conv *c, const void *src, void *dst, void *scr
     const argument arg[] = {{DNNL_ARG_SRC, c->src, src},
                             {DNNL_ARG_WEIGHTS, c->w_forward.memory, NULL},
                             {DNNL_ARG_DST, c->dst, dst},
-                            {DNN_ARG_SCALE, c->scale_memory, NULL}};
+                            {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, c->scale_memory, NULL}};
     return run(c, &c->forward, arg, c->scale_memory ? 4 : 3, scratch);
 }
 

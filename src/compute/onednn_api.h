@@ -1,7 +1,6 @@
 /* oneDNN 2.x and 3.x behind one set of names: only what convolutions need. The two differ in that a memory descriptor is a plain struct
- * in 2.x and an owned handle in 3.x, that 2.x has operation descriptors between descriptors and primitives, and in how a scale that is
- * known at run time is asked for and passed. All other calls are spelled alike. Every dnn_md is zero-initialised by its owner and given
- * back with dnn_md_free. */
+ * in 2.x and an owned handle in 3.x, and that 2.x has operation descriptors between descriptors and primitives. All other calls are
+ * spelled alike. Every dnn_md is zero-initialised by its owner and given back with dnn_md_free. */
 #ifndef BWI_ONEDNN_API_H
 #define BWI_ONEDNN_API_H
 #include <oneapi/dnnl/dnnl.h>
@@ -68,12 +67,10 @@ static inline dnnl_status_t dnn_backward_weights_pd(dnnl_primitive_desc_t *pd, c
     return dnnl_convolution_backward_weights_primitive_desc_create(pd, c->engine, dnnl_convolution_direct, c->src, c->weights,
                                                                    NULL, c->dst, c->stride, dense, c->pad, c->pad, hint, attr);
 }
-/* One factor for the whole result, given at every execution as argument DNN_ARG_SCALE, a memory of one f32. */
-static inline dnnl_status_t dnn_attr_scale(dnnl_primitive_attr_t attr)
+static inline dnnl_status_t dnn_append_multiply(dnnl_post_ops_t ops, const dnn_md *factor)
 {
-    return dnnl_primitive_attr_set_scales_mask(attr, DNNL_ARG_WEIGHTS, 0);
+    return dnnl_post_ops_append_binary(ops, dnnl_binary_mul, *factor);
 }
-#define DNN_ARG_SCALE (DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS)
 
 #else
 
@@ -131,13 +128,10 @@ static inline dnnl_status_t dnn_backward_weights_pd(dnnl_primitive_desc_t *pd, c
                                                                        &c->dst, c->stride, c->pad, c->pad);
     return status == dnnl_success ? dnnl_primitive_desc_create(pd, &op, attr, c->engine, hint) : status;
 }
-/* One factor for the whole result, given at every execution as argument DNN_ARG_SCALE, a memory of one f32. */
-static inline dnnl_status_t dnn_attr_scale(dnnl_primitive_attr_t attr)
+static inline dnnl_status_t dnn_append_multiply(dnnl_post_ops_t ops, const dnn_md *factor)
 {
-    const float at_run_time = DNNL_RUNTIME_F32_VAL;
-    return dnnl_primitive_attr_set_output_scales(attr, 1, 0, &at_run_time);
+    return dnnl_post_ops_append_binary(ops, dnnl_binary_mul, factor);
 }
-#define DNN_ARG_SCALE DNNL_ARG_ATTR_OUTPUT_SCALES
 
 #endif
 #endif

@@ -1,0 +1,468 @@
+/* Convolutions: the plain C table in double against its definition and against adjointness, every other table against it. */
+#include "base/alloc.h"
+#include "base/cpu.h"
+#include "base/rng.h"
+#include "compute/compute.h"
+#include "compute/spec.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+/* ---- Shapes -------------------------------------------------------------------------------------------------------------- */
+/* Every combination of kernel, stride, padding, channels and map, and linear layers; n runs from 1 to 5. False past the end. */
+static bool shape_at(int i, bwi_conv_spec *s)
+{
+    static const int channel[][3] = {{3, 10, 1}, {16, 16, 1}, {5, 7, 1}, {32, 64, 1}, {8, 12, 2}, {6, 6, 6}, {32, 32, 32}};
+    static const int map[][2] = {{5, 7}, {8, 8}, {9, 16}};
+    static const int linear[][2] = {{64, 10}, {64, 100}, {7, 3}};
+    const int combinations = 3 * 2 * 2 * 7 * 3;
+    *s = (bwi_conv_spec){.src = BWI_DT_F32, .back = BWI_DT_F32, .train = true, .need_gsrc = true, .stride = 1, .groups = 1, .n = i % 5 + 1};
+    if (i >= combinations) {
+        i -= combinations;
+        if (i >= 3) return false;
+        s->ic = linear[i][0], s->oc = linear[i][1];
+        s->ih = s->iw = s->kh = s->kw = 1;
+        return true;
+    }
+    s->kh = s->kw = 1 + 2 * (i % 3), i /= 3;
+    s->stride = 1 + i % 2, i /= 2;
+    s->pad = i % 2, i /= 2;
+    s->ic = channel[i % 7][0], s->oc = channel[i % 7][1], s->groups = channel[i % 7][2], i /= 7;
+    s->ih = map[i][0], s->iw = map[i][1];
+    return true;
+}
+
+/* Reports the shape before the failing assertion does. */
+#define CHECK(s, condition, ...)                                                                                             \
+    do {                                                                                                                     \
+        if (!(condition)) {                                                                                                  \
+            char text_[BWI_CONV_TEXT];                                                                                       \
+            print_message("%s: ", bwi_conv_text(s, text_));                                                                  \
+            print_message(__VA_ARGS__);                                                                                      \
+            print_message("\n");                                                                                             \
+            fail();                                                                                                          \
+        }                                                                                                                    \
+    } while (0)
+
+/* ---- Buffers with guards ------------------------------------------------------------------------------------------------- */
+enum { GUARD = 64 };
+typedef struct buffer {
+    unsigned char *base;
+    size_t bytes;
+    void *data; /* 64-byte aligned, bytes long, between two guards */
+} buffer;
+
+static buffer make(size_t bytes)
+{
+    buffer b = {bwi_malloc(bytes + 2 * GUARD), bytes, NULL};
+    assert_non_null(b.base);
+    memset(b.base, 0xa5, bytes + 2 * GUARD);
+    b.data = b.base + GUARD;
+    return b;
+}
+
+static void drop(const bwi_conv_spec *s, buffer *b)
+{
+    for (size_t i = 0; i < GUARD; i++)
+        CHECK(s, b->base[i] == 0xa5 && b->base[GUARD + b->bytes + i] == 0xa5, "a write outside a buffer of %zu bytes", b->bytes);
+    bwi_free(b->base);
+    b->base = NULL;
+}
+
+/* ---- One convolution with its operands ----------------------------------------------------------------------------------- */
+/* Operands are kept in double and given to a table in its types; results come back in double. */
+typedef struct problem {
+    bwi_conv_spec spec;
+    size_t n_src, n_dst, n_w;
+    double *src, *w, *gdst;       /* operands */
+    double *dst, *gsrc, *gw;      /* results */
+    double scale, back_scale;
+} problem;
+
+static double *doubles(size_t n)
+{
+    double *p = bwi_calloc(n, sizeof *p);
+    assert_non_null(p);
+    return p;
+}
+
+static problem problem_make(const bwi_conv_spec *s)
+{
+    problem p = {.spec = *s, .n_src = bwi_conv_src_size(s), .n_dst = bwi_conv_dst_size(s), .n_w = bwi_conv_weights_size(s),
+                 .scale = 1, .back_scale = 1};
+    p.src = doubles(p.n_src), p.w = doubles(p.n_w), p.gdst = doubles(p.n_dst);
+    p.dst = doubles(p.n_dst), p.gsrc = doubles(p.n_src), p.gw = doubles(p.n_w);
+    return p;
+}
+
+static void problem_drop(problem *p)
+{
+    double *all[] = {p->src, p->w, p->gdst, p->dst, p->gsrc, p->gw};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) bwi_free(all[i]);
+}
+
+/* A problem of the same shape with absolute operands: its results bound the rounding errors. */
+static problem problem_abs(const problem *p)
+{
+    problem a = problem_make(&p->spec);
+    for (size_t i = 0; i < p->n_src; i++) a.src[i] = fabs(p->src[i]);
+    for (size_t i = 0; i < p->n_w; i++) a.w[i] = fabs(p->w[i]);
+    for (size_t i = 0; i < p->n_dst; i++) a.gdst[i] = fabs(p->gdst[i]);
+    a.scale = fabs(p->scale), a.back_scale = fabs(p->back_scale);
+    return a;
+}
+
+static void fill_real(double *v, size_t n, bwi_rng *r)
+{
+    for (size_t i = 0; i < n; i++) v[i] = (float)bwi_rng_normal(r); /* exact in every table */
+}
+static void fill_int(double *v, size_t n, int from, int to, bwi_rng *r)
+{
+    for (size_t i = 0; i < n; i++) v[i] = from + (int)bwi_rng_below(r, (uint32_t)(to - from + 1));
+}
+
+static void put(void *to, bwi_dtype type, const double *from, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        switch (type) {
+        case BWI_DT_F64: ((double *)to)[i] = from[i]; break;
+        case BWI_DT_F32: ((float *)to)[i] = (float)from[i]; break;
+        case BWI_DT_BF16: ((uint16_t *)to)[i] = bwi_f32_to_bf16((float)from[i]); break;
+        default: ((uint8_t *)to)[i] = (uint8_t)from[i]; break;
+        }
+}
+static void get(double *to, bwi_dtype type, const void *from, size_t n)
+{
+    for (size_t i = 0; i < n; i++) to[i] = type == BWI_DT_F64 ? ((const double *)from)[i] : (double)((const float *)from)[i];
+}
+
+/* Runs every pass of p by a table, twice, and wants the same bytes both times. In the double table, F32 operands are F64. Returns
+ * conv_create's status; anything but BW_OK leaves the results alone. */
+static bw_status solve(problem *p, const bwi_compute *table)
+{
+    bwi_conv_spec s = p->spec;
+    if (s.src == BWI_DT_F32) s.src = table->real;
+    if (s.back == BWI_DT_F32) s.back = table->real;
+    bw_error err = {0};
+    bwi_conv *conv = NULL;
+    bw_status st = table->conv_create(&s, &conv, &err);
+    CHECK(&s, (st == BW_OK) == (conv != NULL), "status %d with %s convolution", st, conv ? "a" : "no");
+    if (st != BW_OK) {
+        CHECK(&s, err.status == st && strstr(err.msg, "convolution"), "message '%s'", err.msg);
+        return st;
+    }
+    const size_t real = bwi_dtype_size(table->real);
+    buffer src = make(p->n_src * bwi_dtype_size(s.src)), gdst = make(p->n_dst * bwi_dtype_size(s.back)), w = make(p->n_w * real);
+    buffer scratch = make(table->conv_scratch(conv)), other = make(p->n_w * real);
+    buffer out[2][3];
+    put(src.data, s.src, p->src, p->n_src);
+    put(gdst.data, s.back, p->gdst, p->n_dst);
+    put(w.data, table->real, p->w, p->n_w);
+    memset(other.data, 0, other.bytes);
+    for (int round = 0; round < 2; round++) {
+        buffer *o = out[round];
+        o[0] = make(p->n_dst * real), o[1] = make(p->n_src * real), o[2] = make(p->n_w * real);
+        memset(scratch.data, round ? 0xff : 0, scratch.bytes); /* what scratch holds must not matter */
+        st = table->conv_weights(conv, other.data, 3, 5, scratch.data); /* replaced by the next call */
+        if (st == BW_OK) st = table->conv_weights(conv, w.data, p->scale, p->back_scale, scratch.data);
+        if (st == BW_OK) st = table->conv_forward(conv, src.data, o[0].data, scratch.data);
+        if (st == BW_OK && s.need_gsrc) st = table->conv_backward_data(conv, gdst.data, o[1].data, scratch.data);
+        if (st == BW_OK && s.train) st = table->conv_backward_weights(conv, src.data, gdst.data, o[2].data, scratch.data);
+        CHECK(&s, st == BW_OK, "status %d of a pass", st);
+    }
+    for (int i = 0; i < 3; i++)
+        CHECK(&s, !memcmp(out[0][i].data, out[1][i].data, out[0][i].bytes), "pass %d differs between two runs", i);
+    get(p->dst, table->real, out[0][0].data, p->n_dst);
+    if (s.need_gsrc) get(p->gsrc, table->real, out[0][1].data, p->n_src);
+    if (s.train) get(p->gw, table->real, out[0][2].data, p->n_w);
+    for (int i = 0; i < 6; i++) drop(&s, &out[i / 3][i % 3]);
+    drop(&s, &src), drop(&s, &gdst), drop(&s, &w), drop(&s, &scratch), drop(&s, &other);
+    table->conv_destroy(&conv);
+    assert_null(conv);
+    return BW_OK;
+}
+
+/* conv(src, w) by its definition, without the scale. */
+static double definition(const problem *p, int n, int oy, int ox, int o)
+{
+    const bwi_conv_spec *s = &p->spec;
+    const int icg = s->ic / s->groups, group = o / (s->oc / s->groups);
+    double sum = 0;
+    for (int ky = 0; ky < s->kh; ky++)
+        for (int kx = 0; kx < s->kw; kx++)
+            for (int i = 0; i < icg; i++) {
+                int y = oy * s->stride + ky - s->pad, x = ox * s->stride + kx - s->pad;
+                if (y < 0 || y >= s->ih || x < 0 || x >= s->iw) continue;
+                sum += p->src[((n * s->ih + y) * s->iw + x) * s->ic + group * icg + i] * p->w[((o * s->kh + ky) * s->kw + kx) * icg + i];
+            }
+    return sum;
+}
+
+static double inner(const double *a, const double *b, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+/* ---- The plain C table in double ----------------------------------------------------------------------------------------- */
+static void reference_is_the_definition(void **state)
+{
+    (void)state;
+    bwi_conv_spec s;
+    for (int i = 0; shape_at(i, &s); i++) {
+        problem p = problem_make(&s);
+        bwi_rng r = bwi_rng_make(1, BWI_RNG_TEST, (uint64_t)i, 0);
+        fill_real(p.src, p.n_src, &r), fill_real(p.w, p.n_w, &r), fill_real(p.gdst, p.n_dst, &r);
+        p.scale = 0.75, p.back_scale = 0.5;
+        assert_int_equal(solve(&p, &bwi_compute_reference_f64), BW_OK);
+        int oh = bwi_conv_out(s.ih, s.kh, s.stride, s.pad), ow = bwi_conv_out(s.iw, s.kw, s.stride, s.pad);
+        size_t at = 0;
+        for (int n = 0; n < s.n; n++)
+            for (int y = 0; y < oh; y++)
+                for (int x = 0; x < ow; x++)
+                    for (int o = 0; o < s.oc; o++, at++)
+                        CHECK(&s, fabs(p.dst[at] - 0.75 * definition(&p, n, y, x, o)) < 1e-12, "forward at %zu: %g", at, p.dst[at]);
+        /* <conv(x, w), g> = <x, convT(g, w)> = <w, corr(x, g)> */
+        double forward = inner(p.dst, p.gdst, p.n_dst) / 0.75, data = inner(p.src, p.gsrc, p.n_src) / 0.5, weights = inner(p.w, p.gw, p.n_w);
+        problem a = problem_abs(&p);
+        a.scale = 1;
+        assert_int_equal(solve(&a, &bwi_compute_reference_f64), BW_OK);
+        double bound = 1e-14 * inner(a.dst, a.gdst, a.n_dst);
+        CHECK(&s, fabs(forward - data) <= bound, "backward data is not adjoint: %.17g, %.17g", forward, data);
+        CHECK(&s, fabs(forward - weights) <= bound, "backward weights is not adjoint: %.17g, %.17g", forward, weights);
+        problem_drop(&a), problem_drop(&p);
+    }
+}
+
+/* ---- Float tables against it --------------------------------------------------------------------------------------------- */
+/* |got - want| <= (terms + 3) 2^-24 sum|ab|: rounding of every product and sum in any order, of scale, scaled weight and result. */
+static void within(const bwi_conv_spec *s, const char *pass, const double *got, const double *want, const double *sum, size_t n, double terms)
+{
+    for (size_t i = 0; i < n; i++) {
+        double bound = (terms + 3) * 0x1p-24 * sum[i];
+        CHECK(s, fabs(got[i] - want[i]) <= bound, "%s at %zu: %.9g, wanted %.9g +- %.2g", pass, i, got[i], want[i], bound);
+    }
+}
+
+static void compare_with_double(const problem *operands, const bwi_compute *table)
+{
+    const bwi_conv_spec *s = &operands->spec;
+    problem got = *operands, want = problem_make(s), sum = problem_abs(operands);
+    memcpy(want.src, got.src, got.n_src * sizeof(double));
+    memcpy(want.w, got.w, got.n_w * sizeof(double));
+    memcpy(want.gdst, got.gdst, got.n_dst * sizeof(double));
+    want.scale = got.scale, want.back_scale = got.back_scale;
+    assert_int_equal(solve(&got, table), BW_OK);
+    assert_int_equal(solve(&want, &bwi_compute_reference_f64), BW_OK);
+    assert_int_equal(solve(&sum, &bwi_compute_reference_f64), BW_OK);
+    double taps = (double)s->kh * s->kw / s->groups, places = (double)got.n_dst / s->oc;
+    within(s, "forward", got.dst, want.dst, sum.dst, got.n_dst, taps * s->ic);
+    within(s, "backward data", got.gsrc, want.gsrc, sum.gsrc, got.n_src, taps * s->oc);
+    within(s, "backward weights", got.gw, want.gw, sum.gw, got.n_w, places);
+    problem_drop(&want), problem_drop(&sum);
+}
+
+static void float_tables_are_within_rounding(void **state)
+{
+    (void)state;
+    bwi_conv_spec s;
+    const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32};
+    for (int t = 0; t < 2; t++)
+        for (int i = 0; shape_at(i, &s); i++) {
+            problem p = problem_make(&s);
+            bwi_rng r = bwi_rng_make(2, BWI_RNG_TEST, (uint64_t)i, 0);
+            fill_real(p.src, p.n_src, &r), fill_real(p.w, p.n_w, &r), fill_real(p.gdst, p.n_dst, &r);
+            if (i % 2) p.scale = 0.37, p.back_scale = -2.3;
+            compare_with_double(&p, table[t]);
+            problem_drop(&p);
+        }
+}
+
+/* ---- Integer codes ------------------------------------------------------------------------------------------------------- */
+/* What conv_create must answer for a U8 source. */
+static bw_status expect_u8(const bwi_compute *table)
+{
+    return table == &bwi_compute_onednn && !(bwi_cpu_flags() & BWI_CPU_VNNI) ? BW_UNSUPPORTED : BW_OK;
+}
+
+static void integer_sums_are_exact(void **state)
+{
+    (void)state;
+    bwi_conv_spec s;
+    const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32};
+    static const int fill[][4] = {{0, 255, -128, 127}, {255, 255, 127, 127}, {255, 255, -128, -128}, {0, 3, -2, 1}};
+    for (int t = 0; t < 2; t++)
+        for (int i = 0; shape_at(i, &s); i++)
+            for (int f = 0; f < 4; f++) {
+                s.src = BWI_DT_U8;
+                s.train = s.need_gsrc = false;
+                problem p = problem_make(&s);
+                bwi_rng r = bwi_rng_make(3, BWI_RNG_TEST, (uint64_t)i, (uint64_t)f);
+                fill_int(p.src, p.n_src, fill[f][0], fill[f][1], &r), fill_int(p.w, p.n_w, fill[f][2], fill[f][3], &r);
+                p.scale = i % 2 ? 0.0371 : 1;
+                bw_status st = solve(&p, table[t]), expect = expect_u8(table[t]);
+                CHECK(&s, st == expect, "status %d, wanted %d", st, expect);
+                int oh = bwi_conv_out(s.ih, s.kh, s.stride, s.pad), ow = bwi_conv_out(s.iw, s.kw, s.stride, s.pad);
+                for (size_t at = 0; st == BW_OK && at < p.n_dst; at++) {
+                    size_t pixel = at / (size_t)s.oc;
+                    float sum = (float)definition(&p, (int)(pixel / (size_t)(oh * ow)), (int)(pixel / (size_t)ow) % oh,
+                                                  (int)(pixel % (size_t)ow), (int)(at % (size_t)s.oc));
+                    float want = sum * (float)p.scale;
+                    CHECK(&s, p.dst[at] == (double)want, "%s, codes %d..%d, at %zu: %.9g, wanted %.9g", table[t]->name, fill[f][0],
+                          fill[f][1], at, p.dst[at], (double)want);
+                }
+                problem_drop(&p);
+            }
+}
+
+/* Backward of a U8 source in float: the same bounds as for a float source. */
+static void codes_have_float_gradients(void **state)
+{
+    (void)state;
+    bwi_conv_spec s;
+    const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32};
+    for (int t = 0; t < 2; t++)
+        for (int i = 0; expect_u8(table[t]) == BW_OK && shape_at(i, &s); i++) {
+            s.src = BWI_DT_U8;
+            problem p = problem_make(&s);
+            bwi_rng r = bwi_rng_make(4, BWI_RNG_TEST, (uint64_t)i, 0);
+            fill_int(p.src, p.n_src, 0, 255, &r), fill_int(p.w, p.n_w, -128, 127, &r), fill_real(p.gdst, p.n_dst, &r);
+            p.scale = 0.37, p.back_scale = 1.7;
+            compare_with_double(&p, table[t]);
+            problem_drop(&p);
+        }
+}
+
+/* ---- bf16 gradients ------------------------------------------------------------------------------------------------------ */
+static double distance(const double *a, const double *b, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (a[i] - b[i]) * (a[i] - b[i]);
+    return sqrt(sum);
+}
+
+/* Integer operands that bf16 holds exactly give exact sums; others are off by the rounding of operands to 8 bits. */
+static void bf16_gradients(void **state)
+{
+    (void)state;
+    bwi_conv_spec s;
+    const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32};
+    for (int t = 0; t < 2; t++)
+        for (int i = 0; shape_at(i, &s); i++)
+            for (int codes = 0; codes < 2; codes++) {
+                if (codes && expect_u8(table[t]) != BW_OK) continue;
+                s.src = codes ? BWI_DT_U8 : BWI_DT_F32;
+                s.back = BWI_DT_BF16;
+                problem p = problem_make(&s);
+                bwi_rng r = bwi_rng_make(5, BWI_RNG_TEST, (uint64_t)i, 0);
+                if (codes) {
+                    fill_int(p.src, p.n_src, 0, 255, &r), fill_int(p.w, p.n_w, -128, 127, &r), fill_int(p.gdst, p.n_dst, -8, 8, &r);
+                } else {
+                    fill_real(p.src, p.n_src, &r), fill_real(p.w, p.n_w, &r), fill_real(p.gdst, p.n_dst, &r);
+                    p.back_scale = 0.7;
+                    for (size_t k = 0; k < p.n_dst; k++) p.gdst[k] = (double)bwi_bf16_to_f32(bwi_f32_to_bf16((float)p.gdst[k]));
+                }
+                bw_status st = solve(&p, table[t]);
+                if (table[t] == &bwi_compute_onednn && !(bwi_cpu_flags() & BWI_CPU_AVX512) && st == BW_UNSUPPORTED) {
+                    problem_drop(&p);
+                    continue;
+                }
+                CHECK(&s, st == BW_OK, "status %d", st);
+                problem want = p;
+                want.dst = doubles(p.n_dst), want.gsrc = doubles(p.n_src), want.gw = doubles(p.n_w);
+                want.spec.src = want.spec.back = BWI_DT_F32;
+                assert_int_equal(solve(&want, &bwi_compute_reference_f64), BW_OK);
+                const double tolerance = codes ? 0 : 0x1p-8, zero = 0;
+                double data = distance(p.gsrc, want.gsrc, p.n_src), weights = distance(p.gw, want.gw, p.n_w);
+                CHECK(&s, data <= tolerance * sqrt(inner(want.gsrc, want.gsrc, p.n_src)) + zero, "%s: backward data off by %g", table[t]->name, data);
+                CHECK(&s, weights <= tolerance * sqrt(inner(want.gw, want.gw, p.n_w)), "%s: backward weights off by %g", table[t]->name, weights);
+                bwi_free(want.dst), bwi_free(want.gsrc), bwi_free(want.gw);
+                problem_drop(&p);
+            }
+}
+
+/* ---- Creation ------------------------------------------------------------------------------------------------------------ */
+static void creation_survives_lack_of_memory(void **state)
+{
+    (void)state;
+    const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32, &bwi_compute_reference_f64};
+    for (int t = 0; t < 3; t++) {
+        bwi_conv_spec s;
+        assert_true(shape_at(100, &s));
+        s.src = s.back = table[t]->real;
+        for (int64_t n = 0;; n++) {
+            int64_t live = bwi_alloc_live_blocks();
+            bwi_conv *conv = NULL;
+            bw_error err = {0};
+            bwi_alloc_fail_at(n, 0);
+            bw_status st = table[t]->conv_create(&s, &conv, &err);
+            bwi_alloc_fail_at(-1, 0);
+            if (st == BW_OK) {
+                assert_true(n >= 3); /* the object and its weights */
+                table[t]->conv_destroy(&conv);
+                assert_int_equal(bwi_alloc_live_blocks(), live);
+                break;
+            }
+            assert_int_equal(st, BW_NOMEM);
+            assert_int_equal(err.status, BW_NOMEM);
+            assert_null(conv);
+            assert_int_equal(bwi_alloc_live_blocks(), live);
+        }
+        bwi_conv *none = NULL;
+        table[t]->conv_destroy(&none);
+    }
+}
+
+/* Changes one field of a good description and wants a refusal whose message contains `says`. */
+#define REFUSED(change, expect, says)                                                                                        \
+    do {                                                                                                                     \
+        bwi_conv_spec s_ = good;                                                                                             \
+        s_.change;                                                                                                           \
+        bwi_conv *conv_ = NULL;                                                                                              \
+        bw_error err_ = {0};                                                                                                 \
+        bw_status st_ = table->conv_create(&s_, &conv_, &err_);                                                              \
+        CHECK(&s_, st_ == (expect) && !conv_ && strstr(err_.msg, says), "%s gave %d '%s'", #change, st_, err_.msg);          \
+    } while (0)
+
+static void bad_descriptions_are_refused(void **state)
+{
+    (void)state;
+    const bwi_compute *tables[] = {&bwi_compute_onednn, &bwi_compute_reference_f32, &bwi_compute_reference_f64};
+    for (int t = 0; t < 3; t++) {
+        const bwi_compute *table = tables[t];
+        bwi_conv_spec good;
+        assert_true(shape_at(100, &good));
+        good.src = good.back = table->real;
+        REFUSED(n = 0, BW_SHAPE, "positive");
+        REFUSED(ic = -3, BW_SHAPE, "positive");
+        REFUSED(stride = 0, BW_SHAPE, "positive");
+        REFUSED(groups = 5, BW_SHAPE, "multiples of groups");
+        REFUSED(pad = -1, BW_SHAPE, "padding");
+        REFUSED(pad = 2000000000, BW_SHAPE, "padding");
+        REFUSED(kw = 100, BW_SHAPE, "kernel is larger");
+        REFUSED(n = 2000000000; s_.ih = s_.iw = 2000000000, BW_SHAPE, "too large");
+        REFUSED(src = BWI_DT_BF16, BW_ARG, "source must be");
+        REFUSED(back = BWI_DT_U8, BW_ARG, "backward");
+        REFUSED(src = table->real == BWI_DT_F32 ? BWI_DT_F64 : BWI_DT_F32, BW_ARG, "source must be");
+        if (table == &bwi_compute_onednn) {
+            good = (bwi_conv_spec){.n = 1, .ih = 1, .iw = 1, .ic = 66000, .oc = 1, .kh = 1, .kw = 1, .stride = 1, .groups = 1,
+                                   .src = BWI_DT_U8, .back = BWI_DT_F32};
+            REFUSED(pad = 0, BW_UNSUPPORTED, "exact integer sums");
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reference_is_the_definition),      cmocka_unit_test(float_tables_are_within_rounding),
+        cmocka_unit_test(integer_sums_are_exact),           cmocka_unit_test(codes_have_float_gradients),
+        cmocka_unit_test(bf16_gradients),                   cmocka_unit_test(creation_survives_lack_of_memory),
+        cmocka_unit_test(bad_descriptions_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
