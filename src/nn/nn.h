@@ -126,7 +126,7 @@ typedef struct bwi_buf {
     double scale;        /* value = scale * data; 1 unless codes */
     void *grad;          /* dL/d(data), to be multiplied by gscale; NULL: not needed */
     bwi_dtype grad_type;
-    double gscale;
+    double gscale;       /* of inputs: 1 when backward begins unless acc; conv2d and linear set it when they take codes */
     bool acc;            /* backward: add to grad, in units of the gscale that is there, instead of overwriting both (inputs only) */
     bwi_shape shape;
 } bwi_buf;

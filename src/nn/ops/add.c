@@ -29,11 +29,10 @@ static bw_status add_backward(bwi_call *c, bw_error *err)
         bwi_buf *in = &c->in[j];
         real *gx = in->grad;
         if (!gx) continue;
-        if (in->acc) {
+        if (in->acc || (j == 1 && gx == c->in[0].grad)) { /* the latter: both inputs are one value */
             bwi_accumulate(gx, gy, n, 1);
             continue;
         }
-        in->gscale = 1;
         if (gx == gy) continue; /* the input's gradient shares the output's memory */
         BWI_PARALLEL_CHUNKS(i)
         {

@@ -63,7 +63,6 @@ static bw_status avg_pool_backward(bwi_call *c, bw_error *err)
             }
         }
     }
-    if (!in->acc) in->gscale = 1;
     return BW_OK;
 }
 

@@ -43,7 +43,6 @@ static bw_status global_pool_backward(bwi_call *c, bw_error *err)
             for (size_t k = 0; k < ch; k++) gx[k] += factor * gy[k];
         }
     }
-    if (!in->acc) in->gscale = 1;
     return BW_OK;
 }
 

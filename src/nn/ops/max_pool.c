@@ -73,7 +73,6 @@ static bw_status max_pool_backward(bwi_call *c, bw_error *err)
             }
         }
     }
-    if (!in->acc) in->gscale = 1;
     return BW_OK;
 }
 

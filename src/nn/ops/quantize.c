@@ -21,13 +21,9 @@ static bw_status quantize_backward(bwi_call *c, bw_error *err)
     double start = bwi_now();
     bwi_buf *in = &c->in[0];
     size_t n = (size_t)c->n * bwi_shape_size(in->shape);
-    bool direct = in->grad && !in->acc;
-    real *gx = direct ? in->grad : c->scratch;
+    real *gx = in->grad && !in->acc ? in->grad : c->scratch;
     bwi_quant_backward(c->node->aq, in->data, BWI_REAL_DT, c->out.grad, c->out.gscale, n, gx);
-    if (direct)
-        in->gscale = 1;
-    else if (in->grad)
-        bwi_accumulate(in->grad, gx, n, 1);
+    if (in->grad && in->acc) bwi_accumulate(in->grad, gx, n, 1);
     c->times->quantizers += bwi_now() - start;
     return BW_OK;
 }

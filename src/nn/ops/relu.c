@@ -36,7 +36,6 @@ static bw_status relu_backward(bwi_call *c, bw_error *err)
 #pragma omp simd
             for (size_t j = k; j < end; j++) gx[j] = y[j] > 0 ? gy[j] : 0;
     }
-    if (!c->in[0].acc) c->in[0].gscale = 1;
     return BW_OK;
 }
 

@@ -53,7 +53,6 @@ static bw_status shortcut_a_backward(bwi_call *c, bw_error *err)
                 for (size_t k = 0; k < ic; k++) gx[k] += gy[k];
         }
     }
-    if (!in->acc) in->gscale = 1;
     return BW_OK;
 }
 
