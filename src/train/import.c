@@ -218,6 +218,30 @@ static bw_status fail_missing(const char *path, const bwi_graph *g, int missing,
                     g->family, missing, (int)strcspn(line, "\n"), line);
 }
 
+/* A file with layers that only another variant of g's network has is not for g, even if it has all that g needs: BW_SHAPE. */
+static bw_status check_variant(const char *path, const bwi_graph *g, const bwi_tensors *ts, bw_error *err)
+{
+    bw_status st;
+    bwi_graph *full = NULL;
+    sources s = {0};
+    const bwi_net_options o = {.shortcut = "projection", .last_bn = true, .classes = g->classes, .input = g->value[0].shape}; /* has every layer */
+    BWI_TRY(bwi_net_create(&full, g->family, &o, BWI_DT_F32, err));
+    BWI_TRY(sources_make(&s, ts, err));
+    for (int i = 0; i < g->n_params; i++) sources_find(&s, g->param[i].name);
+    for (int i = 0; i < full->n_params; i++) {
+        const bwi_param *p = &full->param[i];
+        const bwi_tensor *t = bwi_graph_param(g, p->name) ? NULL : sources_find(&s, p->name);
+        if (!t || !same_shape(p, t)) continue;
+        st = bwi_fail(err, BW_SHAPE, "%s does not fit network %s: its %s would not be used; is it one with %s?", path, g->family, t->name,
+                      strstr(p->name, "downsample") ? "projection shortcuts" : "a batch norm before the last layer (last_bn)");
+        break;
+    }
+fail:
+    sources_free(&s);
+    bwi_graph_destroy(&full);
+    return st;
+}
+
 bw_status bwi_import_file(bwi_graph *g, const char *path, char **report, bw_error *err)
 {
     bw_status st;
@@ -231,6 +255,7 @@ bw_status bwi_import_file(bwi_graph *g, const char *path, char **report, bw_erro
         st = fail_missing(path, g, missing, text.s, err);
         goto fail;
     }
+    BWI_TRY(check_variant(path, g, &ts, err));
     *strchr(text.s, '\n') = 0;
     if (!(*report = bwi_asprintf("%s: %s", path, text.s))) st = bwi_fail(err, BW_NOMEM, "out of memory for the report");
 fail:
@@ -364,6 +389,7 @@ bw_status bw_import(const char *in, const char *out, const bw_import_options *op
         st = fail_missing(in, g, missing, text.s, err);
         goto fail;
     }
+    BWI_TRY(check_variant(in, g, &ts, err));
     BWI_TRY(write_model(out, g, &o, normalize, err));
 fail:
     *report = text.s; /* also when parameters are missing: it says which */

@@ -13,43 +13,70 @@
 
 /* ---- The table ----------------------------------------------------------------------------------------------------------- */
 
-#define ROW_NAMES(function, type, at)                                                                                        \
-    static const char *function(size_t i)                                                                                    \
-    {                                                                                                                        \
-        const type *row = at(i);                                                                                             \
-        return row ? row->name : NULL;                                                                                       \
+#define ROW_NAMES(function, type, at)                                                                                          \
+    static const char *function(size_t i)                                                                                      \
+    {                                                                                                                          \
+        const type *row = at(i);                                                                                               \
+        return row ? row->name : NULL;                                                                                         \
     }
 ROW_NAMES(families, bwi_family, bwi_family_at)
 ROW_NAMES(normalizations, bwi_normalize, bwi_normalize_at)
 ROW_NAMES(policies, bwi_policy, bwi_policy_at)
 ROW_NAMES(optimizers, bwi_optimizer, bwi_optimizer_at)
 ROW_NAMES(schedules, bwi_schedule, bwi_schedule_at)
-static const char *shortcuts(size_t i) { return (const char *const[]){"A", "projection", NULL}[i]; }
-static const char *periods(size_t i) { return (const char *const[]){"step", "epoch", NULL}[i]; }
-static const char *precisions(size_t i) { return (const char *const[]){"f32", "fast", NULL}[i]; }
+static const char *shortcuts(size_t i)
+{
+    return (const char *const[]){"A", "projection", NULL}[i];
+}
+static const char *periods(size_t i)
+{
+    return (const char *const[]){"step", "epoch", NULL}[i];
+}
+static const char *precisions(size_t i)
+{
+    return (const char *const[]){"f32", "fast", NULL}[i];
+}
 
 #define AT(member) offsetof(struct bw_recipe, member)
-#define TEXT(key, member, def, help) {key, BWI_KEY_TEXT, AT(member), def, 0, 0, NULL, help}
-#define NAME(key, member, def, choice, help) {key, BWI_KEY_NAME, AT(member), def, 0, 0, choice, help}
-#define BOOL(key, member, def, help) {key, BWI_KEY_BOOL, AT(member), def, 0, 0, NULL, help}
-#define INT(key, member, def, min, max, help) {key, BWI_KEY_INT, AT(member), def, min, max, NULL, help}
-#define REAL(key, member, def, min, max, help) {key, BWI_KEY_REAL, AT(member), def, min, max, NULL, help}
+#define TEXT(key, member, def, help)                                                                                           \
+    {                                                                                                                          \
+        key, BWI_KEY_TEXT, AT(member), def, 0, 0, NULL, help                                                                   \
+    }
+#define NAME(key, member, def, choice, help)                                                                                   \
+    {                                                                                                                          \
+        key, BWI_KEY_NAME, AT(member), def, 0, 0, choice, help                                                                 \
+    }
+#define BOOL(key, member, def, help)                                                                                           \
+    {                                                                                                                          \
+        key, BWI_KEY_BOOL, AT(member), def, 0, 0, NULL, help                                                                   \
+    }
+#define INT(key, member, def, min, max, help)                                                                                  \
+    {                                                                                                                          \
+        key, BWI_KEY_INT, AT(member), def, min, max, NULL, help                                                                \
+    }
+#define REAL(key, member, def, min, max, help)                                                                                 \
+    {                                                                                                                          \
+        key, BWI_KEY_REAL, AT(member), def, min, max, NULL, help                                                               \
+    }
 
 static const bwi_key keys[] = {
     TEXT("name", name, "", "a name for the run, for people"),
     TEXT("init", init, "", "weights file to start from, of any known format; empty: random"),
 
     NAME("net.family", net.family, "resnet20", families, "the network"),
-    NAME("net.shortcut", net.shortcut, "A", shortcuts, "shortcut where the shape changes: A subsamples and pads with zeros, projection is a 1x1 convolution with batch norm"),
+    NAME("net.shortcut", net.shortcut, "A", shortcuts,
+         "shortcut where the shape changes: A subsamples and pads with zeros, projection is a 1x1 convolution with batch norm"),
     INT("net.classes", net.classes, "0", 0, 100000, "outputs; 0: as many as the data set has classes"),
     BOOL("net.last_bn", net.last_bn, "false", "a BatchNorm1d before the classifier"),
 
-    TEXT("data.source", data.source, "shapes", "data set: shapes, cifar10:FOLDER, cifar100:FOLDER; without a folder $BITWRIGHT_DATA is taken"),
+    TEXT("data.source", data.source, "shapes",
+         "data set: shapes, cifar10:FOLDER, cifar100:FOLDER; without a folder $BITWRIGHT_DATA is taken"),
     NAME("data.normalize", data.normalize, "cifar", normalizations, "mean and standard deviation of the channels"),
     BOOL("data.augment", data.augment, "true", "training images: pad by 4, crop at random, flip at random"),
     INT("data.limit", data.limit, "0", 0, 1e9, "use only the first so many images of each split; 0: all"),
 
-    TEXT("quant.weight", quant.weight, "none", "weight quantizer with its options, such as lsq:nf_with_batch=1; none: weights stay float"),
+    TEXT("quant.weight", quant.weight, "none",
+         "weight quantizer with its options, such as lsq:nf_with_batch=1; none: weights stay float"),
     TEXT("quant.weight_gradient", quant.weight_gradient, "ste", "gradient method of the weights, such as ewgs:delta=0.001"),
     INT("quant.weight_bits", quant.weight_bits, "8", 1, 8, "bits of a weight"),
     TEXT("quant.activation", quant.activation, "none", "activation quantizer with its options; none: activations stay float"),
@@ -57,7 +84,8 @@ static const bwi_key keys[] = {
     INT("quant.activation_bits", quant.activation_bits, "8", 1, 8, "bits of an activation"),
     NAME("quant.policy", quant.policy, "all", policies, "which layers are quantized"),
     {"quant.layers", BWI_KEY_RULES, AT(quant.layers), "[]", -1, 8, NULL,
-     "rules for single layers, later ones win: [{match: 'layer1.*', weight_bits: 4, activation_bits: -1}]; -1: float, 0: unchanged"},
+     "rules for single layers, later ones win: [{match: 'layer1.*', weight_bits: 4, activation_bits: -1}]; -1: float, 0: "
+     "unchanged"},
 
     NAME("optim.name", optim.name, "sgd", optimizers, "the optimizer"),
     REAL("optim.lr", optim.lr, "0.1", 0, HUGE_VAL, "learning rate"),
@@ -74,8 +102,10 @@ static const bwi_key keys[] = {
     {"optim.milestones", BWI_KEY_INTS, AT(optim.milestones), "[]", 0, 1e6, NULL,
      "schedule step: epochs, from 0 and rising, at whose start the learning rate falls, such as [30, 60, 90]"},
     REAL("optim.quant_lr", optim.quant_lr, "-1", -1, HUGE_VAL, "learning rate of quantizer parameters; negative: as optim.lr"),
-    REAL("optim.quant_weight_decay", optim.quant_weight_decay, "0", -1, HUGE_VAL, "weight decay of quantizer parameters; negative: as optim.weight_decay"),
-    REAL("optim.norm_lr", optim.norm_lr, "-1", -1, HUGE_VAL, "learning rate of batch norm parameters and biases; negative: as optim.lr"),
+    REAL("optim.quant_weight_decay", optim.quant_weight_decay, "0", -1, HUGE_VAL,
+         "weight decay of quantizer parameters; negative: as optim.weight_decay"),
+    REAL("optim.norm_lr", optim.norm_lr, "-1", -1, HUGE_VAL,
+         "learning rate of batch norm parameters and biases; negative: as optim.lr"),
     REAL("optim.norm_weight_decay", optim.norm_weight_decay, "-1", -1, HUGE_VAL,
          "weight decay of batch norm parameters and biases; negative: as optim.weight_decay"),
 
@@ -83,14 +113,19 @@ static const bwi_key keys[] = {
     INT("train.batch", train.batch, "128", 1, 65536, "images in a step"),
     BOOL("train.drop_last", train.drop_last, "false", "leave out the last batch of an epoch when it is smaller"),
     INT("train.seed", train.seed, "1", 0, 2147483647, "of initial weights, order and augmentation"),
-    NAME("train.precision", train.precision, "f32", precisions, "arithmetic of convolutions; fast: exact integers forward, bf16 gradients"),
+    NAME("train.precision", train.precision, "f32", precisions,
+         "arithmetic of convolutions; fast: exact integers forward, bf16 gradients"),
     INT("train.threads", train.threads, "0", 0, 1024, "threads; 0: one for every core of this process"),
-    INT("train.eval_every", train.eval_every, "1", 0, 1e6, "evaluate after every so many epochs, and after the last one; 0: only then"),
+    INT("train.eval_every", train.eval_every, "1", 0, 1e6,
+        "evaluate after every so many epochs, and after the last one; 0: only then"),
     INT("train.eval_batch", train.eval_batch, "250", 1, 65536, "images in a step of evaluation"),
 };
 #define N_KEYS (sizeof keys / sizeof *keys)
 
-const bwi_key *bwi_key_at(size_t i) { return i < N_KEYS ? &keys[i] : NULL; }
+const bwi_key *bwi_key_at(size_t i)
+{
+    return i < N_KEYS ? &keys[i] : NULL;
+}
 
 const bwi_key *bwi_key_find(const char *name)
 {
@@ -104,28 +139,39 @@ static void list_choices(const bwi_key *key, char *out, size_t size)
 {
     const char *name;
     size_t at = strlen(out);
-    for (size_t i = 0; (name = key->choice(i)) && at < size; i++) at += (size_t)snprintf(out + at, size - at, "%s%s", i ? ", " : "", name);
+    for (size_t i = 0; (name = key->choice(i)) && at < size; i++)
+        at += (size_t)snprintf(out + at, size - at, "%s%s", i ? ", " : "", name);
 }
 
 /* What a key expects: "a whole number from 1 to 8". */
 static void expectation(const bwi_key *key, char *out, size_t size)
 {
     switch (key->type) {
-    case BWI_KEY_TEXT: snprintf(out, size, "text"); break;
-    case BWI_KEY_BOOL: snprintf(out, size, "true or false"); break;
+    case BWI_KEY_TEXT:
+        snprintf(out, size, "text");
+        break;
+    case BWI_KEY_BOOL:
+        snprintf(out, size, "true or false");
+        break;
     case BWI_KEY_NAME:
         snprintf(out, size, "one of ");
         list_choices(key, out, size);
         break;
-    case BWI_KEY_INT: snprintf(out, size, "a whole number from %.0f to %.0f", key->min, key->max); break;
+    case BWI_KEY_INT:
+        snprintf(out, size, "a whole number from %.0f to %.0f", key->min, key->max);
+        break;
     case BWI_KEY_REAL:
         if (key->max == HUGE_VAL)
             snprintf(out, size, "a number from %g on", key->min);
         else
             snprintf(out, size, "a number from %g to %g", key->min, key->max);
         break;
-    case BWI_KEY_INTS: snprintf(out, size, "a list of whole numbers"); break;
-    case BWI_KEY_RULES: snprintf(out, size, "a list of rules"); break;
+    case BWI_KEY_INTS:
+        snprintf(out, size, "a list of whole numbers");
+        break;
+    case BWI_KEY_RULES:
+        snprintf(out, size, "a list of rules");
+        break;
     }
 }
 
@@ -157,7 +203,8 @@ static bool printable_character(const unsigned char **s)
     static const uint32_t least[] = {0x20, 0x80, 0x800, 0x10000};
     if (c < least[more] || c > 0x10ffff) return false;
     *s = p + more + 1;
-    return !(c >= 0x7f && c < 0xa0) && !(c >= 0xd800 && c < 0xe000) && c != 0xfeff && c != 0xfffe && c != 0xffff && c != 0x2028 && c != 0x2029;
+    return !(c >= 0x7f && c < 0xa0) && !(c >= 0xd800 && c < 0xe000) && c != 0xfeff && c != 0xfffe && c != 0xffff &&
+           c != 0x2028 && c != 0x2029;
 }
 
 bool bwi_recipe_printable(const char *s)
@@ -177,13 +224,14 @@ static bw_status expected(const bwi_key *key, const char *text, bw_error *err)
         while (n < 32 && (names[n] = key->choice(n))) n++;
         near = bwi_nearest(text, names, n);
     }
-    return bwi_fail(err, BW_ARG, "%s: expected %s, found '%.80s'%s%s%s", key->name, what, text, near ? "; did you mean '" : "", near ? near : "",
-                    near ? "'?" : "");
+    return bwi_fail(err, BW_ARG, "%s: expected %s, found '%.80s'%s%s%s", key->name, what, text, near ? "; did you mean '" : "",
+                    near ? near : "", near ? "'?" : "");
 }
 
 static bw_status set_string(char **member, const bwi_key *key, const char *text, bw_error *err)
 {
-    if (!bwi_recipe_printable(text)) return bwi_fail(err, BW_ARG, "%s: the text holds a character that is not printable, or is not UTF-8", key->name);
+    if (!bwi_recipe_printable(text))
+        return bwi_fail(err, BW_ARG, "%s: the text holds a character that is not printable, or is not UTF-8", key->name);
     char *copy = bwi_strdup(text);
     if (!copy) return bwi_fail(err, BW_NOMEM, "%s: out of memory", key->name);
     bwi_free(*member);
@@ -209,13 +257,15 @@ bw_status bwi_recipe_set(bw_recipe *r, const bwi_key *key, const char *text, bw_
         for (size_t i = 0; key->choice(i); i++)
             if (!strcmp(key->choice(i), text)) return set_string(member, key, text, err);
         return expected(key, text, err);
-    case BWI_KEY_TEXT: return set_string(member, key, text, err);
+    case BWI_KEY_TEXT:
+        return set_string(member, key, text, err);
     case BWI_KEY_BOOL:
         if (strcmp(text, "true") && strcmp(text, "false")) return expected(key, text, err);
         *(bool *)member = text[0] == 't';
         return BW_OK;
     case BWI_KEY_INT:
-        if (!parse_number(text, &x) || strspn(text, "+-0123456789") != strlen(text) || x < key->min || x > key->max) return expected(key, text, err);
+        if (!parse_number(text, &x) || strspn(text, "+-0123456789") != strlen(text) || x < key->min || x > key->max)
+            return expected(key, text, err);
         *(int *)member = (int)x;
         return BW_OK;
     case BWI_KEY_REAL:
@@ -223,7 +273,8 @@ bw_status bwi_recipe_set(bw_recipe *r, const bwi_key *key, const char *text, bw_
         *(double *)member = x;
         return BW_OK;
     case BWI_KEY_INTS:
-    case BWI_KEY_RULES: break;
+    case BWI_KEY_RULES:
+        break;
     }
     return bwi_fail(err, BW_INTERNAL, "%s: a list cannot be set from one value", key->name);
 }
@@ -262,10 +313,18 @@ char *bwi_recipe_value(const bw_recipe *r, const bwi_key *key)
     bwi_text t = {0};
     switch (key->type) {
     case BWI_KEY_TEXT:
-    case BWI_KEY_NAME: add_scalar(&t, *(char *const *)member); break;
-    case BWI_KEY_BOOL: bwi_text_add(&t, *(const bool *)member ? "true" : "false"); break;
-    case BWI_KEY_INT: bwi_text_add(&t, "%d", *(const int *)member); break;
-    case BWI_KEY_REAL: add_real(&t, *(const double *)member); break;
+    case BWI_KEY_NAME:
+        add_scalar(&t, *(char *const *)member);
+        break;
+    case BWI_KEY_BOOL:
+        bwi_text_add(&t, *(const bool *)member ? "true" : "false");
+        break;
+    case BWI_KEY_INT:
+        bwi_text_add(&t, "%d", *(const int *)member);
+        break;
+    case BWI_KEY_REAL:
+        add_real(&t, *(const double *)member);
+        break;
     case BWI_KEY_INTS:
         bwi_text_add(&t, "[");
         for (int i = 0; i < r->optim.n_milestones; i++) bwi_text_add(&t, "%s%d", i ? ", " : "", r->optim.milestones[i]);
@@ -276,7 +335,8 @@ char *bwi_recipe_value(const bw_recipe *r, const bwi_key *key)
         for (int i = 0; i < r->quant.n_layers; i++) {
             bwi_text_add(&t, "%s{match: ", i ? ", " : "");
             add_scalar(&t, r->quant.layers[i].match);
-            bwi_text_add(&t, ", weight_bits: %d, activation_bits: %d}", r->quant.layers[i].weight_bits, r->quant.layers[i].activation_bits);
+            bwi_text_add(&t, ", weight_bits: %d, activation_bits: %d}", r->quant.layers[i].weight_bits,
+                         r->quant.layers[i].activation_bits);
         }
         bwi_text_add(&t, "]");
         break;
@@ -295,7 +355,8 @@ const char *bw_recipe_text(bw_recipe *r)
     for (size_t i = 0; i < N_KEYS; i++) {
         const char *dot = strchr(keys[i].name, '.');
         size_t length = dot ? (size_t)(dot - keys[i].name) : 0;
-        if (dot && (length != section || strncmp(keys[i].name, keys[i - 1].name, length + 1))) bwi_text_add(&t, "%.*s:\n", (int)length, keys[i].name);
+        if (dot && (length != section || strncmp(keys[i].name, keys[i - 1].name, length + 1)))
+            bwi_text_add(&t, "%.*s:\n", (int)length, keys[i].name);
         section = length;
         char *value = bwi_recipe_value(r, &keys[i]);
         if (!value) t.failed = 1;
@@ -374,8 +435,8 @@ static bw_status unknown_key(const char *name, size_t length, bw_error *err)
         if (dot && !strcmp(dot + 1, word)) near = keys[i].name; /* only the section is missing */
     }
     if (!near) near = bwi_nearest(word, names, N_KEYS);
-    bw_status st = bwi_fail(err, BW_ARG, "there is no recipe key '%.80s'; %s%s%s", word, near ? "did you mean " : "see the list of recipe keys",
-                            near ? near : "", near ? "?" : "");
+    bw_status st = bwi_fail(err, BW_ARG, "there is no recipe key '%.80s'; %s%s%s", word,
+                            near ? "did you mean " : "see the list of recipe keys", near ? near : "", near ? "?" : "");
     bwi_free(word);
     return st;
 }
@@ -403,7 +464,8 @@ static bw_status apply_override(bw_recipe *r, const char *text, bw_error *err)
     return st;
 }
 
-static bw_status check_quantizer(const char *key, const char *quantizer, const char *gradient, bwi_role role, int bits, bw_error *err)
+static bw_status check_quantizer(const char *key, const char *quantizer, const char *gradient, bwi_role role, int bits,
+                                 bw_error *err)
 {
     bwi_quant q;
     if (!strcmp(quantizer, "none")) return BW_OK;
@@ -411,27 +473,36 @@ static bw_status check_quantizer(const char *key, const char *quantizer, const c
     return st ? bwi_fail_in(err, st, "%s, with %s_gradient and %s_bits", key, key, key) : BW_OK;
 }
 
+static bw_status check_source(const char *source, bw_error *err)
+{
+    const char *names[16];
+    const bwi_dataset_row *row;
+    size_t n = 0;
+    const size_t length = strcspn(source, ":");
+    for (; n < 16 && (row = bwi_dataset_at(n)); n++) {
+        names[n] = row->name;
+        if (strlen(row->name) == length && !strncmp(row->name, source, length)) return BW_OK;
+    }
+    char *name = bwi_strndup(source, length);
+    if (!name) return bwi_fail(err, BW_NOMEM, "no memory for the name of a data set");
+    const char *near = bwi_nearest(name, names, n);
+    const bw_status st = bwi_fail(err, BW_ARG, "data.source: there is no data set '%.80s'; %s%s", name,
+                                  near ? "did you mean " : "expected shapes, cifar10:FOLDER or the like", near ? near : "");
+    bwi_free(name);
+    return st;
+}
+
 /* What no single key can know. */
 static bw_status check(const bw_recipe *r, bw_error *err)
 {
-    const char *names[16];
-    size_t n = 0, length = strcspn(r->data.source, ":");
-    bool known = false;
     bw_status st;
-    for (const bwi_dataset_row *row; n < 16 && (row = bwi_dataset_at(n)); n++) {
-        names[n] = row->name;
-        known = known || (strlen(row->name) == length && !strncmp(row->name, r->data.source, length));
-    }
-    if (!known) {
-        const char *near = bwi_nearest(r->data.source, names, n);
-        return bwi_fail(err, BW_ARG, "data.source: there is no data set '%.*s'; %s%s", (int)length, r->data.source,
-                        near ? "did you mean " : "expected shapes, cifar10:FOLDER or the like", near ? near : "");
-    }
     for (int i = 1; i < r->optim.n_milestones; i++)
         if (r->optim.milestones[i] <= r->optim.milestones[i - 1])
-            return bwi_fail(err, BW_ARG, "optim.milestones: %d follows %d; epochs must rise", r->optim.milestones[i], r->optim.milestones[i - 1]);
+            return bwi_fail(err, BW_ARG, "optim.milestones: %d follows %d; epochs must rise", r->optim.milestones[i],
+                            r->optim.milestones[i - 1]);
     BWI_TRY(check_quantizer("quant.weight", r->quant.weight, r->quant.weight_gradient, BWI_WEIGHT, r->quant.weight_bits, err));
-    BWI_TRY(check_quantizer("quant.activation", r->quant.activation, r->quant.activation_gradient, BWI_ACTIVATION, r->quant.activation_bits, err));
+    BWI_TRY(check_quantizer("quant.activation", r->quant.activation, r->quant.activation_gradient, BWI_ACTIVATION,
+                            r->quant.activation_bits, err));
     return BW_OK;
 fail:
     return st;
@@ -450,7 +521,9 @@ bw_status bw_recipe_load(bw_recipe **out, const char *path, const char *const *o
         BWI_TRY(bwi_recipe_yaml(r, path, file.data, file.size, err));
     }
     for (size_t i = 0; i < n; i++) BWI_TRY(apply_override(r, overrides[i], err));
-    if ((st = check(r, err))) {
+    st = check_source(r->data.source, err);
+    if (!st) st = check(r, err);
+    if (st) {
         if (path) bwi_fail_in(err, st, "%s", path);
         goto fail;
     }
@@ -468,6 +541,7 @@ bw_status bwi_recipe_parse(bw_recipe **out, const char *what, const char *yaml, 
     bw_recipe *r = NULL;
     bw_status st;
     BWI_TRY(create_default(&r, err));
+    r->data.source[0] = 0; /* a model that was imported does not say what it was trained on */
     BWI_TRY(bwi_recipe_yaml(r, what, (const uint8_t *)yaml, strlen(yaml), err));
     if ((st = check(r, err))) {
         bwi_fail_in(err, st, "%s", what);
@@ -505,4 +579,7 @@ fail:
     return st;
 }
 
-bwi_precision bwi_recipe_precision(const bw_recipe *r) { return strcmp(r->train.precision, "fast") ? BWI_PRECISION_F32 : BWI_PRECISION_FAST; }
+bwi_precision bwi_recipe_precision(const bw_recipe *r)
+{
+    return strcmp(r->train.precision, "fast") ? BWI_PRECISION_F32 : BWI_PRECISION_FAST;
+}

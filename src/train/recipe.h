@@ -8,8 +8,16 @@
 
 struct bw_recipe {
     char *name, *init; /* init: a weights file to start from; "": random */
-    struct { char *family, *shortcut; int classes; bool last_bn; } net; /* classes 0: as many as the data set has */
-    struct { char *source, *normalize; bool augment; int limit; } data;
+    struct {
+        char *family, *shortcut;
+        int classes;
+        bool last_bn;
+    } net; /* classes 0: as many as the data set has */
+    struct {
+        char *source, *normalize;
+        bool augment;
+        int limit;
+    } data;
     struct {
         char *weight, *weight_gradient, *activation, *activation_gradient, *policy;
         int weight_bits, activation_bits;
@@ -23,18 +31,30 @@ struct bw_recipe {
         bool nesterov;
         int milestones[BWI_MILESTONES], n_milestones;
     } optim;
-    struct { int epochs, batch, seed, threads, eval_every, eval_batch; bool drop_last; char *precision; } train;
+    struct {
+        int epochs, batch, seed, threads, eval_every, eval_batch;
+        bool drop_last;
+        char *precision;
+    } train;
     char *text; /* what bw_recipe_text returned last */
 };
 
-typedef enum bwi_key_type { BWI_KEY_TEXT, BWI_KEY_NAME, BWI_KEY_BOOL, BWI_KEY_INT, BWI_KEY_REAL, BWI_KEY_INTS, BWI_KEY_RULES } bwi_key_type;
+typedef enum bwi_key_type {
+    BWI_KEY_TEXT,
+    BWI_KEY_NAME,
+    BWI_KEY_BOOL,
+    BWI_KEY_INT,
+    BWI_KEY_REAL,
+    BWI_KEY_INTS,
+    BWI_KEY_RULES
+} bwi_key_type;
 typedef struct bwi_key {
     const char *name; /* "train.epochs"; without a dot at the top level */
     bwi_key_type type;
-    size_t offset;    /* of the member in struct bw_recipe */
+    size_t offset; /* of the member in struct bw_recipe */
     const char *def;
-    double min, max;                  /* INT, REAL, INTS: inclusive */
-    const char *(*choice)(size_t i);  /* NAME: the valid ones; NULL past the end */
+    double min, max;                 /* INT, REAL, INTS: inclusive */
+    const char *(*choice)(size_t i); /* NAME: the valid ones; NULL past the end */
     const char *help;
 } bwi_key;
 const bwi_key *bwi_key_at(size_t i); /* NULL past the end */
@@ -46,7 +66,7 @@ BW_MUST_USE bw_status bwi_recipe_set(bw_recipe *r, const bwi_key *key, const cha
 char *bwi_recipe_value(const bw_recipe *r, const bwi_key *key);
 /* Applies YAML text to a recipe (recipe_yaml.c). `what` names the text in messages: a file or "--set". */
 BW_MUST_USE bw_status bwi_recipe_yaml(bw_recipe *r, const char *what, const uint8_t *yaml, size_t size, bw_error *err);
-/* A recipe from the YAML text that a model or checkpoint holds. */
+/* A recipe from the YAML text that a model or checkpoint holds; data.source is empty when that does not give it. */
 BW_MUST_USE bw_status bwi_recipe_parse(bw_recipe **out, const char *what, const char *yaml, bw_error *err);
 /* BW_ARG when two recipes differ: err lists every key that does, with both values. The folder of data.source may differ. */
 BW_MUST_USE bw_status bwi_recipe_same(const bw_recipe *stored, const bw_recipe *given, bw_error *err);

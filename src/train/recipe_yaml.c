@@ -9,10 +9,12 @@
 enum { MAX_KEYS = 64, MAX_SECTIONS = 8, MAX_RULES = 256, MAX_TEXT = 4096, MAX_FILE = 1 << 20 };
 
 /* What libcyaml fills: for key i one of these. */
-typedef struct raw_rule { char *match, *weight_bits, *activation_bits; } raw_rule;
+typedef struct raw_rule {
+    char *match, *weight_bits, *activation_bits;
+} raw_rule;
 typedef struct raw_value {
-    char *text; /* scalar keys; NULL: absent */
-    char **item; /* INTS */
+    char *text;     /* scalar keys; NULL: absent */
+    char **item;    /* INTS */
     raw_rule *rule; /* RULES */
     unsigned n;
 } raw_value;
@@ -27,8 +29,10 @@ typedef struct schema {
 
 static cyaml_schema_value_t text_value(void)
 {
-    return (cyaml_schema_value_t){
-        .type = CYAML_STRING, .flags = (cyaml_flag_e)(CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL), .data_size = 1, .string = {0, MAX_TEXT}};
+    return (cyaml_schema_value_t){.type = CYAML_STRING,
+                                  .flags = (cyaml_flag_e)(CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL),
+                                  .data_size = 1,
+                                  .string = {0, MAX_TEXT}};
 }
 
 static cyaml_schema_field_t key_field(const schema *s, const bwi_key *key, const char *name, size_t i)
@@ -56,9 +60,11 @@ static void build(schema *s)
     memset(s, 0, sizeof *s);
     while (bwi_key_at(s->n_keys)) s->n_keys++;
     for (uint32_t i = 0; i < 3; i++)
-        s->rule_field[i] = (cyaml_schema_field_t){.key = rule_key[i], .data_offset = i * (uint32_t)sizeof(char *), .value = text_value()};
+        s->rule_field[i] =
+            (cyaml_schema_field_t){.key = rule_key[i], .data_offset = i * (uint32_t)sizeof(char *), .value = text_value()};
     s->rule = (cyaml_schema_value_t){.type = CYAML_MAPPING, .data_size = sizeof(raw_rule), .mapping = {s->rule_field}};
-    s->item = (cyaml_schema_value_t){.type = CYAML_STRING, .flags = CYAML_FLAG_POINTER, .data_size = 1, .string = {0, MAX_TEXT}};
+    s->item =
+        (cyaml_schema_value_t){.type = CYAML_STRING, .flags = CYAML_FLAG_POINTER, .data_size = 1, .string = {0, MAX_TEXT}};
     for (size_t i = 0; i < s->n_keys; i++) {
         const bwi_key *key = bwi_key_at(i);
         const char *dot = strchr(key->name, '.');
@@ -95,7 +101,10 @@ static void *memory(void *context, void *p, size_t size)
 }
 
 /* libcyaml's messages: the first says what, the first place of its backtrace says where, its mapping fields give the key from inside out. */
-typedef struct messages { char what[256], unknown[80], path[128]; unsigned line; } messages;
+typedef struct messages {
+    char what[256], unknown[80], path[128];
+    unsigned line;
+} messages;
 
 static void log_line(cyaml_log_t level, void *context, const char *fmt, va_list args)
 {
@@ -137,11 +146,13 @@ static bw_status load_failed(const schema *s, const messages *m, cyaml_err_t cod
     if (code == CYAML_ERR_INVALID_KEY && m->unknown[0]) {
         const char *near = nearest_key(s, m);
         if (near)
-            return bwi_fail(err, BW_ARG, "%s%s: there is no recipe key '%s%s%s'; did you mean %s%s%s?", what, where, m->path, dot, m->unknown, m->path, dot,
-                            near);
-        return bwi_fail(err, BW_ARG, "%s%s: there is no recipe key '%s%s%s'; see the list of recipe keys", what, where, m->path, dot, m->unknown);
+            return bwi_fail(err, BW_ARG, "%s%s: there is no recipe key '%s%s%s'; did you mean %s%s%s?", what, where, m->path,
+                            dot, m->unknown, m->path, dot, near);
+        return bwi_fail(err, BW_ARG, "%s%s: there is no recipe key '%s%s%s'; see the list of recipe keys", what, where, m->path,
+                        dot, m->unknown);
     }
-    return bwi_fail(err, BW_ARG, "%s%s: %s%s%s", what, where, m->path, m->path[0] ? ": " : "", m->what[0] ? m->what : cyaml_strerror(code));
+    return bwi_fail(err, BW_ARG, "%s%s: %s%s%s", what, where, m->path, m->path[0] ? ": " : "",
+                    m->what[0] ? m->what : cyaml_strerror(code));
 }
 
 static bw_status set_ints(bw_recipe *r, const bwi_key *key, const raw_value *v, bw_error *err)
@@ -149,7 +160,8 @@ static bw_status set_ints(bw_recipe *r, const bwi_key *key, const raw_value *v, 
     int *list = (int *)((char *)r + key->offset);
     for (unsigned i = 0; i < v->n; i++) {
         bw_recipe scratch; /* one number is checked as any other */
-        const bwi_key one = {key->name, BWI_KEY_INT, offsetof(struct bw_recipe, net.classes), NULL, key->min, key->max, NULL, NULL};
+        const bwi_key one = {key->name, BWI_KEY_INT, offsetof(struct bw_recipe, net.classes), NULL, key->min, key->max,
+                             NULL,      NULL};
         bw_status st = bwi_recipe_set(&scratch, &one, v->item[i], err);
         if (st) return st;
         list[i] = scratch.net.classes;
@@ -167,8 +179,14 @@ static void free_rules(bwi_layer_rule *rules, int n)
 static bw_status set_rules(bw_recipe *r, const bwi_key *key, const raw_value *v, bw_error *err)
 {
     bw_recipe scratch;
-    const bwi_key bits = {"quant.layers, weight_bits or activation_bits", BWI_KEY_INT, offsetof(struct bw_recipe, net.classes), NULL, key->min, key->max,
-                          NULL, NULL};
+    const bwi_key bits = {"quant.layers, weight_bits or activation_bits",
+                          BWI_KEY_INT,
+                          offsetof(struct bw_recipe, net.classes),
+                          NULL,
+                          key->min,
+                          key->max,
+                          NULL,
+                          NULL};
     bwi_layer_rule *rules = bwi_calloc(v->n + 1, sizeof *rules);
     bw_status st = rules ? BW_OK : bwi_fail(err, BW_NOMEM, "%s: out of memory", key->name);
     for (unsigned i = 0; i < v->n && !st; i++) {
@@ -176,7 +194,8 @@ static bw_status set_rules(bw_recipe *r, const bwi_key *key, const raw_value *v,
         const char *text[2] = {rule->weight_bits, rule->activation_bits};
         int *number[2] = {&rules[i].weight_bits, &rules[i].activation_bits};
         if (!rule->match || !*rule->match)
-            st = bwi_fail(err, BW_ARG, "%s: rule %u has no 'match'; give it a layer's name or a pattern such as layer1.*", key->name, i + 1);
+            st = bwi_fail(err, BW_ARG, "%s: rule %u has no 'match'; give it a layer's name or a pattern such as layer1.*",
+                          key->name, i + 1);
         else if (!bwi_recipe_printable(rule->match))
             st = bwi_fail(err, BW_ARG, "%s: the match of rule %u holds a character that is not printable", key->name, i + 1);
         else if (!(rules[i].match = bwi_strdup(rule->match)))
@@ -204,7 +223,8 @@ bw_status bwi_recipe_yaml(bw_recipe *r, const char *what, const uint8_t *yaml, s
     schema *s = bwi_malloc(sizeof *s);
     if (!s) return bwi_fail(err, BW_NOMEM, "%s: out of memory", what);
     build(s);
-    const cyaml_config_t config = {.log_fn = log_line, .log_ctx = &m, .mem_fn = memory, .log_level = CYAML_LOG_ERROR, .flags = CYAML_CFG_NO_ALIAS};
+    const cyaml_config_t config = {
+        .log_fn = log_line, .log_ctx = &m, .mem_fn = memory, .log_level = CYAML_LOG_ERROR, .flags = CYAML_CFG_NO_ALIAS};
     cyaml_data_t *data = NULL;
     static const uint8_t none[1];
     cyaml_err_t code = cyaml_load_data(size ? yaml : none, size, &config, &s->top, &data, NULL);

@@ -1,0 +1,132 @@
+#include "train/params.h"
+#include "base/alloc.h"
+#include <math.h>
+#include <string.h>
+
+static int group_of(bwi_param_role role)
+{
+    switch (role) {
+    case BWI_PARAM_WEIGHT:
+        return BWI_GROUP_WEIGHTS;
+    case BWI_PARAM_QUANT:
+        return BWI_GROUP_QUANT;
+    case BWI_PARAM_BIAS:
+    case BWI_PARAM_NORM:
+        return BWI_GROUP_NORM;
+    case BWI_PARAM_STATE:
+        break;
+    }
+    return -1;
+}
+
+static double own_or(double own, double common)
+{
+    return own < 0 ? common : own;
+}
+
+static void set_groups(bwi_params *p, const bw_recipe *r)
+{
+    const bwi_group weights = {
+        .lr = r->optim.lr,
+        .weight_decay = r->optim.weight_decay,
+        .momentum = r->optim.momentum,
+        .nesterov = r->optim.nesterov,
+        .beta1 = r->optim.beta1,
+        .beta2 = r->optim.beta2,
+        .eps = r->optim.eps,
+    };
+    for (int i = 0; i < BWI_GROUPS; i++) p->group[i] = weights;
+    p->group[BWI_GROUP_QUANT].lr = own_or(r->optim.quant_lr, weights.lr);
+    p->group[BWI_GROUP_QUANT].weight_decay = own_or(r->optim.quant_weight_decay, weights.weight_decay);
+    p->group[BWI_GROUP_NORM].lr = own_or(r->optim.norm_lr, weights.lr);
+    p->group[BWI_GROUP_NORM].weight_decay = own_or(r->optim.norm_weight_decay, weights.weight_decay);
+}
+
+bw_status bwi_params_create(bwi_params *p, bwi_graph *graph, const bw_recipe *r, int64_t steps, bw_error *err)
+{
+    bw_status st;
+    *p = (bwi_params){
+        .graph = graph, .optimizer = bwi_optimizer_find(r->optim.name), .schedule = bwi_schedule_find(r->optim.schedule)};
+    p->position = (bwi_schedule_options){
+        .per_step = !strcmp(r->optim.per, "step"),
+        .epochs = r->train.epochs,
+        .steps = steps,
+        .warmup_epochs = r->optim.warmup_epochs,
+        .gamma = r->optim.gamma,
+        .n_milestones = r->optim.n_milestones,
+    };
+    memcpy(p->position.milestone, r->optim.milestones, sizeof p->position.milestone);
+    set_groups(p, r);
+    p->slot = bwi_calloc((size_t)graph->n_params, sizeof *p->slot);
+    p->param = bwi_calloc((size_t)graph->n_params, sizeof *p->param);
+    if (!p->slot || !p->param) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the optimizer"));
+    for (int i = 0; i < graph->n_params; i++) {
+        const bwi_param *param = &graph->param[i];
+        const int group = group_of(param->role);
+        if (group < 0) continue;
+        bwi_slot *s = &p->slot[p->n];
+        *s = (bwi_slot){.name = param->name,
+                        .dtype = param->dtype,
+                        .n = param->numel,
+                        .data = param->data,
+                        .grad = param->grad,
+                        .group = group};
+        p->param[p->n++] = i;
+        for (int k = 0; k < p->optimizer->n_states; k++)
+            if (!(s->state[k] = bwi_calloc(s->n, bwi_dtype_size(s->dtype))))
+                BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the optimizer's state of %s", s->name));
+    }
+    return BW_OK;
+fail:
+    bwi_params_destroy(p);
+    return st;
+}
+
+void bwi_params_destroy(bwi_params *p)
+{
+    for (int i = 0; p->slot && i < p->n; i++)
+        for (int k = 0; k < BWI_OPTIM_STATES; k++) bwi_free(p->slot[i].state[k]);
+    bwi_free(p->slot);
+    bwi_free(p->param);
+    *p = (bwi_params){0};
+}
+
+double bwi_params_lr(const bwi_params *p, int group, int64_t epoch, int64_t step)
+{
+    return p->group[group].lr * bwi_schedule_factor(p->schedule, &p->position, epoch, step);
+}
+
+void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step)
+{
+    const int64_t t = epoch * p->position.steps + step + 1;
+    double lr[BWI_GROUPS];
+    bwi_quant *q;
+    const bwi_node *layer;
+    for (int i = 0; i < BWI_GROUPS; i++) lr[i] = bwi_params_lr(p, i, epoch, step);
+    for (int i = 0; i < p->n; i++) p->optimizer->step(&p->slot[i], &p->group[p->slot[i].group], lr[p->slot[i].group], t);
+    for (int i = 0; bwi_graph_quant(p->graph, i, &q, &layer); i++)
+        if (q->q->constrain && q->q->constrain(q)) q->constrained++;
+    p->graph->version++;
+}
+
+static bool all_finite(bwi_dtype dtype, const void *data, size_t n)
+{
+    double sum = 0; /* of x * 0: 0 unless some x is not finite */
+    if (dtype == BWI_DT_F64)
+        for (size_t i = 0; i < n; i++) sum += ((const double *)data)[i] * 0;
+    else
+        for (size_t i = 0; i < n; i++) sum += (double)((const float *)data)[i] * 0;
+    return isfinite(sum);
+}
+
+const char *bwi_params_not_finite(const bwi_params *p, bool grads, const char **what)
+{
+    for (int i = 0; i < p->graph->n_params; i++) {
+        const bwi_param *param = &p->graph->param[i];
+        *what = "value";
+        if (!all_finite(param->dtype, param->data, param->numel)) return param->name;
+        *what = "gradient";
+        if (grads && param->grad && !all_finite(param->dtype, param->grad, param->numel)) return param->name;
+    }
+    return NULL;
+}
