@@ -113,16 +113,16 @@ static bool is_contiguous(const bwi_ptensor *t)
 static bw_status check_view(parse *p, const bwi_ptensor *t, size_t *numel)
 {
     const bwi_pstorage *s = &p->u.storage[t->storage];
-    size_t last = (size_t)t->offset, span;
+    size_t n = 1, last = (size_t)t->offset, span;
     bool ok = true;
-    *numel = 1;
-    for (int i = 0; i < t->ndim; i++) {
-        ok = ok && bwi_mul(*numel, (size_t)t->dim[i], numel) && *numel <= INT64_MAX / 8;
-        if (t->dim[i] > 0) ok = ok && bwi_mul((size_t)t->dim[i] - 1, (size_t)t->stride[i], &span) && bwi_add(last, span, &last);
-    }
+    *numel = 0;
     for (int i = 0; i < t->ndim; i++)
-        if (t->dim[i] == 0) *numel = 0;
-    if (*numel == 0 || (ok && last < (size_t)s->numel)) return BW_OK;
+        if (t->dim[i] == 0) return BW_OK;
+    for (int i = 0; i < t->ndim && ok; i++)
+        ok = bwi_mul(n, (size_t)t->dim[i], &n) && n <= INT64_MAX / 8 && bwi_mul((size_t)t->dim[i] - 1, (size_t)t->stride[i], &span) &&
+             bwi_add(last, span, &last);
+    *numel = n;
+    if (ok && last < (size_t)s->numel) return BW_OK;
     char dims[BWI_DIMS_TEXT], strides[BWI_DIMS_TEXT];
     return bwi_fail(p->err, BW_FORMAT, "tensor %s: shape %s with strides %s from element %" PRId64 " does not fit into its storage of %" PRId64
                     " elements", p->name, bwi_dims_text(dims, t->ndim, t->dim), bwi_dims_text(strides, t->ndim, t->stride), t->offset, s->numel);
@@ -131,13 +131,14 @@ static bw_status check_view(parse *p, const bwi_ptensor *t, size_t *numel)
 /* Copies a strided tensor of numel > 0 elements into out, row-major. */
 static void gather(const bwi_ptensor *t, const uint8_t *data, size_t size, size_t numel, uint8_t *out)
 {
-    int64_t at[BWI_MAX_DIMS] = {0}, from = t->offset;
+    int64_t at[BWI_MAX_DIMS] = {0};
+    size_t from = (size_t)t->offset; /* unsigned: the stride of a dimension of 1 may be anything */
     for (size_t k = 0; k < numel; k++, out += size) {
-        memcpy(out, data + (size_t)from * size, size);
+        memcpy(out, data + from * size, size);
         for (int i = t->ndim; i--;) {
-            from += t->stride[i];
+            from += (size_t)t->stride[i];
             if (++at[i] < t->dim[i]) break;
-            from -= t->dim[i] * t->stride[i];
+            from -= (size_t)t->dim[i] * (size_t)t->stride[i];
             at[i] = 0;
         }
     }
