@@ -137,7 +137,7 @@ help:
 	@echo 'make install     PREFIX=/usr/local DESTDIR='
 	@echo 'make deps        install the Debian packages that are missing'
 	@echo 'make clean       remove build/'
-	@echo 'Options: CC=clang  SAN=address,undefined or SAN=thread (builds in build/san-...)  WERROR=1  OPT=-O2'
+	@echo 'Options: CC=clang  SAN=address,undefined  SAN=thread (with CC=clang)  WERROR=1  OPT=-O2; SAN builds in build/san-...'
 
 -include $(shell find $(wildcard $(addprefix $(B)/,src tools tests bench)) -name '*.d' 2>/dev/null)
 .SECONDARY:
