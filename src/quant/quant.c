@@ -27,8 +27,14 @@ static const bwi_gradient *const gradients[] = {
 #undef ROW
 };
 
-const bwi_quantizer *bwi_quantizer_at(size_t i) { return i < COUNT(quantizers) ? quantizers[i] : NULL; }
-const bwi_gradient *bwi_gradient_at(size_t i) { return i < COUNT(gradients) ? gradients[i] : NULL; }
+const bwi_quantizer *bwi_quantizer_at(size_t i)
+{
+    return i < COUNT(quantizers) ? quantizers[i] : NULL;
+}
+const bwi_gradient *bwi_gradient_at(size_t i)
+{
+    return i < COUNT(gradients) ? gradients[i] : NULL;
+}
 
 const bwi_quantizer *bwi_quantizer_find(const char *name)
 {
@@ -67,8 +73,8 @@ static bw_status fail_unknown(bw_error *err, const char *what, const char *word,
 }
 
 /* One "key=value" of length len. */
-static bw_status parse_option(const char *method, const bwi_option *option, const char *text, size_t len, double *opt, bool *given,
-                              bw_error *err)
+static bw_status parse_option(const char *method, const bwi_option *option, const char *text, size_t len, double *opt,
+                              bool *given, bw_error *err)
 {
     char word[NAME_SIZE], what[NAME_SIZE + 16], *end;
     const char *names[BWI_OPTIONS], *eq = memchr(text, '=', len);
@@ -108,7 +114,8 @@ static bw_status parse_options(const char *method, const bwi_option *option, con
     return BW_OK;
 }
 
-static bw_status check_role(const bwi_quantizer *q, const bwi_gradient *g, bwi_role role, int bits, bool is_signed, bw_error *err)
+static bw_status check_role(const bwi_quantizer *q, const bwi_gradient *g, bwi_role role, int bits, bool is_signed,
+                            bw_error *err)
 {
     const int *range = role == BWI_WEIGHT ? q->weight_bits : q->activation_bits;
     const char *of = role == BWI_WEIGHT ? "weights" : "activations";
@@ -121,10 +128,11 @@ static bw_status check_role(const bwi_quantizer *q, const bwi_gradient *g, bwi_r
         return bwi_fail(err, BW_UNSUPPORTED, "bits %d: %s supports %d to %d for %s", bits, q->name, range[0], range[1], of);
     }
     if (role == BWI_ACTIVATION && is_signed && !q->signed_activations)
-        return bwi_fail(err, BW_UNSUPPORTED,
-                        "%s cannot quantize the network's input, which has values below 0; keep the first layer in float or use "
-                        "another quantizer for activations",
-                        q->name);
+        return bwi_fail(
+            err, BW_UNSUPPORTED,
+            "%s cannot quantize the network's input, which has values below 0; keep the first layer in float or use "
+            "another quantizer for activations",
+            q->name);
     if (role == BWI_WEIGHT ? !g->weights : !g->activations)
         return bwi_fail(err, BW_UNSUPPORTED, "the gradient method %s is not for %s, only for %s", g->name, of,
                         role == BWI_WEIGHT ? "activations" : "weights");
@@ -180,31 +188,30 @@ static void stats_add(stats_part *p, const stats_part *o)
     p->max = o->max > p->max ? o->max : p->max;
 }
 
-/* Sums over x[from..to). Squares are of x - pivot, with a pivot of the tensor's own size, so that a mean far from 0 costs no digits. The
- * lanes are spelled out because compilers do not reorder minima, in which NaN and -0 could show. */
-#define LANES 4
+/* Sums over x[from..to). Squares are of x - pivot, with a pivot of the tensor's own size, so that a mean far from 0 costs no digits. */
 static inline __attribute__((always_inline)) stats_part stats_of(const float *f, const double *d, bool is_double, double pivot,
                                                                  size_t from, size_t to)
 {
-    double sum[LANES] = {0}, abs[LANES] = {0}, sq[LANES] = {0}, min[LANES], max[LANES];
-    for (int l = 0; l < LANES; l++) min[l] = INFINITY, max[l] = -INFINITY;
-    for (size_t i = from; i < to; i += LANES) {
-        int lanes = to - i < LANES ? (int)(to - i) : LANES;
-        for (int l = 0; l < (lanes == LANES ? LANES : lanes); l++) {
-            double v = is_double ? d[i + (size_t)l] : (double)f[i + (size_t)l], c = v - pivot;
-            sum[l] += c;
-            sq[l] += c * c;
-            abs[l] += fabs(v);
-            min[l] = v < min[l] ? v : min[l];
-            max[l] = v > max[l] ? v : max[l];
-        }
+    double sum = 0, sum_abs = 0, sum_sq = 0, min = INFINITY, max = -INFINITY;
+#pragma omp simd reduction(+ : sum, sum_abs, sum_sq) reduction(min : min) reduction(max : max)
+    for (size_t i = from; i < to; i++) {
+        double v = is_double ? d[i] : (double)f[i], c = v - pivot;
+        sum += c;
+        sum_sq += c * c;
+        sum_abs += fabs(v);
+        min = v < min ? v : min;
+        max = v > max ? v : max;
     }
-    stats_part all = {0, 0, 0, INFINITY, -INFINITY};
-    for (int l = 0; l < LANES; l++) stats_add(&all, &(stats_part){sum[l], abs[l], sq[l], min[l], max[l]});
-    return all;
+    return (stats_part){sum, sum_abs, sum_sq, min, max};
 }
-static stats_part stats_f32(const float *x, double pivot, size_t from, size_t to) { return stats_of(x, NULL, false, pivot, from, to); }
-static stats_part stats_f64(const double *x, double pivot, size_t from, size_t to) { return stats_of(NULL, x, true, pivot, from, to); }
+static stats_part stats_f32(const float *x, double pivot, size_t from, size_t to)
+{
+    return stats_of(x, NULL, false, pivot, from, to);
+}
+static stats_part stats_f64(const double *x, double pivot, size_t from, size_t to)
+{
+    return stats_of(NULL, x, true, pivot, from, to);
+}
 
 void bwi_qstats_of(const void *x, bwi_dtype dtype, size_t n, bwi_qstats *out)
 {
@@ -243,7 +250,10 @@ bw_status bwi_quant_prepare(bwi_quant *q, const void *x, bwi_dtype dtype, size_t
     return q->q->prepare(q, each_time ? &stats : NULL, err);
 }
 
-static const char *at(const void *p, bwi_dtype type, size_t i) { return (const char *)p + i * bwi_dtype_size(type); }
+static const char *at(const void *p, bwi_dtype type, size_t i)
+{
+    return (const char *)p + i * bwi_dtype_size(type);
+}
 
 void bwi_quant_codes(const bwi_quant *q, const void *x, bwi_dtype dtype, size_t n, bwi_dtype type, void *codes)
 {
@@ -255,8 +265,8 @@ void bwi_quant_codes(const bwi_quant *q, const void *x, bwi_dtype dtype, size_t 
     }
 }
 
-void bwi_quant_backward_block(const bwi_quant *q, int variant, const void *x, const void *gcode, double gscale, size_t n, void *gx,
-                              double *sums)
+void bwi_quant_backward_block(const bwi_quant *q, int variant, const void *x, const void *gcode, double gscale, size_t n,
+                              void *gx, double *sums)
 {
     const bwi_qloops *loops = q->q->loops[variant];
     if (!q->g->pass[variant]) {
@@ -291,8 +301,8 @@ void bwi_quant_backward(bwi_quant *q, const void *x, bwi_dtype dtype, const void
         double mine[BWI_QPARAMS + 1] = {0};
         size_t from = bwi_chunk(n, BWI_QBLOCK, (size_t)i), to = bwi_chunk(n, BWI_QBLOCK, (size_t)i + 1);
         for (size_t b = from; b < to; b += BWI_QBLOCK)
-            bwi_quant_backward_block(q, variant, at(x, dtype, b), at(gcode, dtype, b), gscale, to - b < BWI_QBLOCK ? to - b : BWI_QBLOCK,
-                                     (char *)gx + b * bwi_dtype_size(dtype), mine);
+            bwi_quant_backward_block(q, variant, at(x, dtype, b), at(gcode, dtype, b), gscale,
+                                     to - b < BWI_QBLOCK ? to - b : BWI_QBLOCK, (char *)gx + b * bwi_dtype_size(dtype), mine);
         memcpy(part[i], mine, sizeof mine);
     }
     for (int i = 0; i < BWI_CHUNKS; i++)

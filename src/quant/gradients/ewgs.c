@@ -4,7 +4,8 @@
 #include "quant/quant.h"
 
 BWI_PASS_DECLARE(bwi_ewgs_pass);
-void BWI_V(bwi_ewgs_pass)(const bwi_qk *k, const double *opt, const void *gcode, double gscale, const void *u, const void *c, size_t n, void *gu)
+void BWI_V(bwi_ewgs_pass)(const bwi_qk *k, const double *opt, const void *gcode, double gscale, const void *u, const void *c,
+                          size_t n, void *gu)
 {
     const real gs = (real)(k->mul * gscale), delta = (real)(opt[0] * k->unit);
     const real *restrict g = gcode, *restrict ui = u, *restrict ci = c;
@@ -28,7 +29,11 @@ const bwi_gradient bwi_gradient_ewgs = {
     .cite = "Lee et al., Network Quantization with Element-wise Gradient Scaling, CVPR 2021",
     .weights = true,
     .activations = true,
-    .option = {{.key = "delta", .doc = "strength of the scaling; 0 is STE, 0.1 and more can diverge", .def = 1e-3, .min = 0, .max = 1}},
+    .option = {{.key = "delta",
+                .doc = "strength of the scaling; 0 is STE, 0.1 and more can diverge",
+                .def = 1e-3,
+                .min = 0,
+                .max = 1}},
     .pass = BWI_VARIANT_TABLE(bwi_ewgs_pass),
     .factor = factor,
 };

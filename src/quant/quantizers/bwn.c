@@ -36,7 +36,9 @@ static bw_status prepare(bwi_quant *q, const bwi_qstats *stats, bw_error *err)
 {
     double a = stats->mean_abs;
     if (!(a > 1e-30))
-        return bwi_fail(err, BW_NUMERIC, "bwn: the mean absolute weight is %g, it must be finite and not 0; the learning rate may be too high", a);
+        return bwi_fail(err, BW_NUMERIC,
+                        "bwn: the mean absolute weight is %g, it must be finite and not 0; the learning rate may be too high",
+                        a);
     q->k = (bwi_qk){.lo = -1, .hi = 1, .unit = 0.5, .mul = 1, .scale = a, .mode = BWI_QMODE_SIGN};
     return BW_OK;
 }

@@ -61,16 +61,22 @@ static bw_status prepare(bwi_quant *q, const bwi_qstats *stats, bw_error *err)
     const double l = q->theta[LOWER], u = q->theta[UPPER], alpha = fabs(q->theta[ALPHA]), n = ldexp(1, q->bits) - 1;
     /* float loops need l, and the reciprocal of the width, to be finite in float too */
     if (!(u - l > 1e-30 && u - l < 1e30 && fabs(l) < 1e30))
-        return bwi_fail(err, BW_NUMERIC,
-                        "interval: the interval [%g, %g] of %s is empty or not finite; all values may have been equal when it was "
-                        "set, or the learning rate of quantizers is too high",
-                        l, u, weight ? "the weights" : "the activations");
+        return bwi_fail(
+            err, BW_NUMERIC,
+            "interval: the interval [%g, %g] of %s is empty or not finite; all values may have been equal when it was "
+            "set, or the learning rate of quantizers is too high",
+            l, u, weight ? "the weights" : "the activations");
     if (weight && !(alpha > 1e-30 && alpha < 1e30))
-        return bwi_fail(err, BW_NUMERIC, "interval: the scale alpha of the weights is %g, it must be finite and not 0; the learning rate of "
-                        "quantizers may be too high", q->theta[ALPHA]);
-    if (weight && q->bits == 1) q->k = (bwi_qk){.lo = -1, .hi = 1, .mul = 1, .scale = alpha, .mode = BWI_QMODE_SIGN};
-    else if (weight) q->k = (bwi_qk){.hi = n, .mul = 2, .add = -n, .scale = alpha / n};
-    else q->k = (bwi_qk){.hi = n, .mul = 1, .scale = 1 / n};
+        return bwi_fail(err, BW_NUMERIC,
+                        "interval: the scale alpha of the weights is %g, it must be finite and not 0; the learning rate of "
+                        "quantizers may be too high",
+                        q->theta[ALPHA]);
+    if (weight && q->bits == 1)
+        q->k = (bwi_qk){.lo = -1, .hi = 1, .mul = 1, .scale = alpha, .mode = BWI_QMODE_SIGN};
+    else if (weight)
+        q->k = (bwi_qk){.hi = n, .mul = 2, .add = -n, .scale = alpha / n};
+    else
+        q->k = (bwi_qk){.hi = n, .mul = 1, .scale = 1 / n};
     q->k.unit = 1 / (q->k.hi - q->k.lo);
     q->k.v[L] = l;
     q->k.v[SLOPE] = (q->k.hi - q->k.lo) / (u - l);
@@ -86,7 +92,10 @@ static void finish(bwi_quant *q, const double *sums)
     if (q->role == BWI_WEIGHT) q->dtheta[ALPHA] = sums[2] / q->theta[ALPHA]; /* sgn(alpha) / |alpha| */
 }
 
-static double latent(double x, double l, double u) { return fmin(fmax((x - l) / (u - l), 0), 1); }
+static double latent(double x, double l, double u)
+{
+    return fmin(fmax((x - l) / (u - l), 0), 1);
+}
 static double surrogate(const bwi_quant *q, double x, double x_base, const double *theta, double factor)
 {
     double n = ldexp(1, q->bits) - 1, z0 = latent(x_base, q->theta[LOWER], q->theta[UPPER]);

@@ -7,6 +7,7 @@
  * allows. */
 #ifndef BWI_QUANT_LOOPS_H
 #define BWI_QUANT_LOOPS_H
+#include "base/par.h"
 #include "quant/quant.h"
 
 #define BWI_LOOP static inline __attribute__((always_inline))
@@ -48,22 +49,35 @@ BWI_LOOP real q_clip(real raw, real lo, real hi)
     return raw < hi ? raw : hi;
 }
 
-/* D: c of u. */
-BWI_LOOP real q_grid(int mode, real u) { return mode & BWI_QMODE_SIGN ? (u >= 0 ? R(1.0) : R(-1.0)) : bwi_round(u); }
+/* D: c of u, where a sign may be taken of raw. Adding 0 turns -0 into 0, whose sign is +1; compilers make a branch of a comparison here. */
+BWI_LOOP real q_grid(int mode, real raw, real u)
+{
+#if BWI_VARIANT == BWI_F64
+    return mode & BWI_QMODE_SIGN ? copysign(1.0, raw + 0.0) : bwi_round(u);
+#else
+    return mode & BWI_QMODE_SIGN ? copysignf(1.0f, raw + 0.0f) : bwi_round(u);
+#endif
+}
 
 BWI_LOOP void codes_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, bwi_dtype type, void *codes)
 {
     const qc q = consts(k);
     const real mul = (real)k->mul, add = (real)k->add;
 #define CODES(T, CAST)                                                                                                         \
-    {                                                                                                                          \
+    do {                                                                                                                       \
         T *restrict out = codes;                                                                                               \
-        _Pragma("omp simd") for (size_t i = 0; i < n; i++)                                                                     \
-            out[i] = CAST(mul * q_grid(mode, q_clip(q_raw(mode, q, x[i]), q.lo, q.hi)) + add);                                     \
-    }
-    if (type == BWI_DT_U8) CODES(uint8_t, (uint8_t)(int32_t))
-    else if (type == BWI_DT_I8) CODES(int8_t, (int8_t)(int32_t))
-    else CODES(real, (real))
+        BWI_PRAGMA(omp simd) for (size_t i = 0; i < n; i++)                                                                    \
+        {                                                                                                                      \
+            real raw = q_raw(mode, q, x[i]);                                                                                   \
+            out[i] = CAST(mul * q_grid(mode, raw, q_clip(raw, q.lo, q.hi)) + add);                                             \
+        }                                                                                                                      \
+    } while (0)
+    if (type == BWI_DT_U8)
+        CODES(uint8_t, (uint8_t)(int32_t));
+    else if (type == BWI_DT_I8)
+        CODES(int8_t, (int8_t)(int32_t));
+    else
+        CODES(real, (real));
 #undef CODES
 }
 
@@ -72,25 +86,26 @@ BWI_LOOP void latents_as(const int mode, const bwi_qk *k, const real *restrict x
     const qc q = consts(k);
 #pragma omp simd
     for (size_t i = 0; i < n; i++) {
-        u[i] = q_clip(q_raw(mode, q, x[i]), q.lo, q.hi);
-        c[i] = q_grid(mode, u[i]);
+        real raw = q_raw(mode, q, x[i]), v = q_clip(raw, q.lo, q.hi);
+        u[i] = v;
+        c[i] = q_grid(mode, raw, v);
     }
 }
 
-/* One pass for everything: gx and the sums. ste: gu is not given and equals gc. */
-BWI_LOOP void backward_as(const int mode, const int ste, const bwi_qk *k, const real *x, const real *gcode, double gscale,
-                          const real *gu, size_t n, real *gx, double *sums)
+/* One pass for everything: gx and the sums. For STE gu is gcode and gu_scale is what turns both into dL/dc. One loop serves every gradient
+ * method, so that a method that changes nothing gives the very bits of STE, in whatever order a compiler adds. */
+BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const real *gcode, real gcode_scale, const real *gu,
+                          real gu_scale, size_t n, real *gx, double *sums)
 {
     const qc q = consts(k);
-    const real gs = (real)(k->mul * gscale);
     for (size_t at = 0; at < n; at += BWI_QBLOCK) {
         size_t end = n - at < BWI_QBLOCK ? n : at + BWI_QBLOCK;
         real s0 = 0, s1 = 0, s2 = 0, clipped = 0;
 #pragma omp simd reduction(+ : s0, s1, s2, clipped)
         for (size_t i = at; i < end; i++) {
-            real raw = q_raw(mode, q, x[i]), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, u), gc = gs * gcode[i];
+            real raw = q_raw(mode, q, x[i]), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, raw, u);
+            real gc = gcode_scale * gcode[i], g = gu_scale * gu[i];
             int inside = q_inside(mode, q, raw);
-            real g = ste ? gc : gu[i];
             g = inside ? g : 0;
             gx[i] = g * q_slope(mode, q, u);
             qsums t = q_terms(mode, q, u, c, gc, g);
@@ -102,13 +117,18 @@ BWI_LOOP void backward_as(const int mode, const int ste, const bwi_qk *k, const 
         if (sums) sums[0] += s0, sums[1] += s1, sums[2] += s2, sums[BWI_QPARAMS] += clipped;
     }
 }
+
 /* Picks the mode once a call: inside the loops it is a constant. */
 #define MODES(CALL)                                                                                                            \
     do {                                                                                                                       \
-        if (k->mode == 0) CALL(0);                                                                                             \
-        else if (k->mode == 1 || Q_MODES == 2) CALL(1);                                                                        \
-        else if (k->mode == 2) CALL(2 % Q_MODES);                                                                              \
-        else CALL(3 % Q_MODES);                                                                                                \
+        if (k->mode == 0)                                                                                                      \
+            CALL(0);                                                                                                           \
+        else if (k->mode == 1 || Q_MODES == 2)                                                                                 \
+            CALL(1);                                                                                                           \
+        else if (k->mode == 2)                                                                                                 \
+            CALL(2 % Q_MODES);                                                                                                 \
+        else                                                                                                                   \
+            CALL(3 % Q_MODES);                                                                                                 \
     } while (0)
 
 static void loop_codes(const bwi_qk *k, const void *x, size_t n, bwi_dtype type, void *codes)
@@ -128,14 +148,15 @@ static void loop_latents(const bwi_qk *k, const void *x, size_t n, void *u, void
 static void loop_backward(const bwi_qk *k, const void *x, const void *gcode, double gscale, const void *gu, size_t n, void *gx,
                           double *sums)
 {
-#define STE(mode) backward_as(mode, 1, k, x, gcode, gscale, NULL, n, gx, sums)
-#define GIVEN(mode) backward_as(mode, 0, k, x, gcode, gscale, gu, n, gx, sums)
-    if (gu) MODES(GIVEN);
-    else MODES(STE);
-#undef GIVEN
-#undef STE
+    const real gs = (real)(k->mul * gscale);
+#define CALL(mode) backward_as(mode, k, x, gcode, gs, gu ? gu : gcode, gu ? 1 : gs, n, gx, sums)
+    MODES(CALL);
+#undef CALL
 }
 #undef MODES
 
-#define BWI_QLOOPS {.codes = loop_codes, .latents = loop_latents, .backward = loop_backward}
+#define BWI_QLOOPS                                                                                                             \
+    {                                                                                                                          \
+        .codes = loop_codes, .latents = loop_latents, .backward = loop_backward                                                \
+    }
 #endif
