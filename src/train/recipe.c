@@ -470,7 +470,7 @@ static bw_status check_quantizer(const char *key, const char *quantizer, const c
     bwi_quant q;
     if (!strcmp(quantizer, "none")) return BW_OK;
     bw_status st = bwi_quant_make(&q, quantizer, gradient, role, bits, role == BWI_WEIGHT, err);
-    return st ? bwi_fail_in(err, st, "%s, with %s_gradient and %s_bits", key, key, key) : BW_OK;
+    return st ? bwi_fail_in(err, st, "%s (with %s_gradient, %s_bits)", key, key, key) : BW_OK;
 }
 
 static bw_status check_source(const char *source, bw_error *err)
