@@ -67,6 +67,8 @@ bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *
     e->init_owned = bwi_calloc((size_t)g->n_values, sizeof *e->init_owned);
     e->scale_pending = bwi_calloc((size_t)g->n_nodes, sizeof *e->scale_pending);
     if (!e->init_x || !e->init_owned || !e->scale_pending) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for an executor"));
+    for (int i = 0; e->train && i < g->n_nodes; i++)
+        if (g->node[i].aq) g->node[i].aq->batch = e->batch;
     bind(e);
     e->note = NULL;
     if (note) *note = text.s;
