@@ -4,6 +4,7 @@
 #include "compute/compute.h"
 #include "base/alloc.h"
 #include "base/cpu.h"
+#include "base/par.h"
 #include "compute/onednn_api.h"
 #include "compute/spec.h"
 #include <assert.h>
@@ -28,14 +29,22 @@ struct bwi_conv {
     dnnl_stream_t stream;
     task forward, backward_data, backward_weights;
     packed w_forward, w_backward, gw;
-    task convert;                       /* source to the type of the backward passes; absent when it has that type */
     dnnl_memory_t src, dst, gdst, gsrc; /* NHWC, of the caller */
-    dnnl_memory_t converted;            /* the converted source, in scratch */
     dnnl_memory_t w;                    /* OHWI f32, of the caller or in scratch */
     dnnl_memory_t scale_memory;
-    float scale;       /* of the forward pass when the source is U8; otherwise folded into the weights */
+    float scale; /* of the forward pass when the source is U8; otherwise folded into the weights */
+
+    /* The weight gradient is taken over pieces of the batch; see piece_of. */
+    int piece;                          /* images; divides n */
+    task convert;                       /* a piece of the source to the type of the backward passes; absent: it has that type */
+    dnnl_memory_t piece_src, converted; /* of the caller; in scratch */
+    dnnl_memory_t piece_gdst;           /* of the caller */
+    dnnl_memory_t gw_part;              /* like gw.memory, in scratch: of a piece but the first */
+    size_t src_step, gdst_step;         /* bytes from piece to piece */
+    size_t converted_bytes, gw_bytes;   /* in scratch; the first is a multiple of 64 */
+
     size_t scratchpad; /* bytes of scratch that the primitives need, a multiple of 64 */
-    size_t staging;    /* bytes behind them, for a converted source or scaled weights */
+    size_t staging;    /* bytes behind them: scaled weights, or a converted piece and gw_part */
 };
 
 /* What conv_create needs while it builds. */
@@ -43,10 +52,14 @@ typedef struct builder {
     bwi_conv *conv;
     dnnl_engine_t engine;
     dnnl_primitive_attr_t plain, scaled; /* both: scratchpad of the caller */
-    dnn_md src, back_src, dst, gdst, f32_src, weights_any, back_any, gw_any, w;
-    dnnl_primitive_desc_t forward_pd, hint_pd; /* hint: forward in the types of the backward passes */
+    dnn_md w;                            /* OHWI f32 */
     bw_error *err;
 } builder;
+
+static size_t round64(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
 
 static bw_status status_of(dnnl_status_t status)
 {
@@ -120,7 +133,7 @@ static bw_status make_task(builder *b, task *t, dnnl_primitive_desc_t *pd, const
     dnn_md scratch = {0};
     BWI_TRY(check(b, dnnl_primitive_create(&t->primitive, *pd), what));
     BWI_TRY(check(b, dnn_md_query(&scratch, *pd, dnnl_query_scratchpad_md), what));
-    size_t bytes = (dnn_md_bytes(&scratch) + 63) / 64 * 64;
+    size_t bytes = round64(dnn_md_bytes(&scratch));
     if (bytes) BWI_TRY(check(b, dnn_memory_make(&t->scratchpad, &scratch, b->engine, NULL), what));
     if (bytes > b->conv->scratchpad) b->conv->scratchpad = bytes;
 fail:
@@ -156,42 +169,36 @@ fail:
     return st;
 }
 
-static bw_status make_descriptors(builder *b)
+/* Weights of a type, in OHWI or, with `any`, in the layout that the pass will choose. */
+static dnnl_status_t weights_md(const bwi_conv_spec *s, dnn_md *md, dnnl_data_type_t type, bool any)
 {
-    const bwi_conv_spec *s = &b->conv->spec;
-    int oh = bwi_conv_out(s->ih, s->kh, s->stride, s->pad), ow = bwi_conv_out(s->iw, s->kw, s->stride, s->pad);
-    const dnnl_dims_t src = {s->n, s->ic, s->ih, s->iw}, dst = {s->n, s->oc, oh, ow};
     const dnnl_dims_t dense = {s->oc, s->ic, s->kh, s->kw};
     const dnnl_dims_t grouped = {s->groups, s->oc / s->groups, s->ic / s->groups, s->kh, s->kw};
-    const bool g = s->groups > 1;
-    dnnl_data_type_t from = type_of(s->src), back = type_of(s->back);
-    struct {
-        dnn_md *md;
-        const dnnl_dim_t *dims;
-        int ndims;
-        dnnl_data_type_t type;
-        dnnl_format_tag_t tag;
-    } want[] = {
-        {&b->src, src, 4, from, dnnl_nhwc},
-        {&b->back_src, src, 4, back, dnnl_nhwc},
-        {&b->f32_src, src, 4, dnnl_f32, dnnl_nhwc},
-        {&b->dst, dst, 4, dnnl_f32, dnnl_nhwc},
-        {&b->gdst, dst, 4, back, dnnl_nhwc},
-        {&b->weights_any, g ? grouped : dense, g ? 5 : 4, from == dnnl_u8 ? dnnl_s8 : dnnl_f32, dnnl_format_tag_any},
-        {&b->back_any, g ? grouped : dense, g ? 5 : 4, back, dnnl_format_tag_any},
-        {&b->gw_any, g ? grouped : dense, g ? 5 : 4, dnnl_f32, dnnl_format_tag_any},
-        {&b->w, g ? grouped : dense, g ? 5 : 4, dnnl_f32, g ? dnnl_gohwi : dnnl_ohwi},
-    };
-    bw_status st = BW_OK;
-    for (size_t i = 0; i < sizeof want / sizeof *want && st == BW_OK; i++)
-        st = check(b, dnn_md_make(want[i].md, want[i].ndims, want[i].dims, want[i].type, want[i].tag), "memory descriptors");
+    if (s->groups == 1) return dnn_md_make(md, 4, dense, type, any ? dnnl_format_tag_any : dnnl_ohwi);
+    return dnn_md_make(md, 5, grouped, type, any ? dnnl_format_tag_any : dnnl_gohwi);
+}
+
+/* Layouts of the tensors of a pass over n images, of the given types. */
+static bw_status make_geometry(builder *b, dnn_conv *g, int n, dnnl_data_type_t src, dnnl_data_type_t weights,
+                               dnnl_data_type_t dst)
+{
+    bw_status st;
+    const bwi_conv_spec *s = &b->conv->spec;
+    const int oh = bwi_conv_out(s->ih, s->kh, s->stride, s->pad), ow = bwi_conv_out(s->iw, s->kw, s->stride, s->pad);
+    const dnnl_dims_t src_dims = {n, s->ic, s->ih, s->iw}, dst_dims = {n, s->oc, oh, ow};
+    *g = (dnn_conv){.engine = b->engine, .stride = {s->stride, s->stride}, .pad = {s->pad, s->pad}};
+    BWI_TRY(check(b, dnn_md_make(&g->src, 4, src_dims, src, dnnl_nhwc), "source"));
+    BWI_TRY(check(b, weights_md(s, &g->weights, weights, true), "weights"));
+    BWI_TRY(check(b, dnn_md_make(&g->dst, 4, dst_dims, dst, dnnl_nhwc), "destination"));
+fail:
     return st;
 }
 
-static dnn_conv geometry(const builder *b, dnn_md src, dnn_md weights, dnn_md dst)
+static void free_geometry(dnn_conv *g)
 {
-    const bwi_conv_spec *s = &b->conv->spec;
-    return (dnn_conv){b->engine, src, weights, dst, {s->stride, s->stride}, {s->pad, s->pad}};
+    dnn_md_free(&g->src);
+    dnn_md_free(&g->weights);
+    dnn_md_free(&g->dst);
 }
 
 /* Attributes of an integer forward pass: its sums are multiplied by the scale, which is known only at run time. That is a multiplication
@@ -219,80 +226,127 @@ static bw_status make_forward(builder *b)
     bw_status st;
     bwi_conv *c = b->conv;
     const bool u8 = c->spec.src == BWI_DT_U8;
-    dnn_conv g = geometry(b, b->src, b->weights_any, b->dst);
+    dnn_conv g = {0};
+    dnnl_primitive_desc_t pd = NULL;
+    BWI_TRY(make_geometry(b, &g, c->spec.n, type_of(c->spec.src), u8 ? dnnl_s8 : dnnl_f32, dnnl_f32));
+    BWI_TRY(check(b, dnn_memory_make(&c->src, &g.src, b->engine, NULL), "source"));
+    BWI_TRY(check(b, dnn_memory_make(&c->dst, &g.dst, b->engine, NULL), "destination"));
     if (u8) BWI_TRY(make_scaled(b));
-    BWI_TRY(check(b, dnn_forward_pd(&b->forward_pd, &g, dnnl_forward_inference, u8 ? b->scaled : b->plain), "forward pass"));
-    BWI_TRY(make_packed(b, &c->w_forward, b->forward_pd, dnnl_query_weights_md));
-    BWI_TRY(make_task(b, &c->forward, &b->forward_pd, "forward pass"));
+    BWI_TRY(check(b, dnn_forward_pd(&pd, &g, dnnl_forward_inference, u8 ? b->scaled : b->plain), "forward pass"));
+    BWI_TRY(make_packed(b, &c->w_forward, pd, dnnl_query_weights_md));
+    BWI_TRY(make_task(b, &c->forward, &pd, "forward pass"));
 fail:
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    free_geometry(&g);
     return st;
 }
 
-static bw_status make_backward(builder *b)
+/* The forward pass in the types of the backward passes, which oneDNN asks for to make those; never run. */
+static bw_status make_hint(builder *b, dnnl_primitive_desc_t *hint, int n)
+{
+    dnn_conv g = {0};
+    const dnnl_data_type_t back = type_of(b->conv->spec.back);
+    bw_status st = make_geometry(b, &g, n, back, back, back);
+    if (st == BW_OK) st = check(b, dnn_forward_pd(hint, &g, dnnl_forward_training, b->plain), "backward hint");
+    free_geometry(&g);
+    return st;
+}
+
+static bw_status make_backward_data(builder *b)
 {
     bw_status st;
     bwi_conv *c = b->conv;
-    dnnl_primitive_desc_t pd = NULL;
-    dnn_conv g = geometry(b, b->back_src, b->back_any, b->gdst);
-    BWI_TRY(check(b, dnn_forward_pd(&b->hint_pd, &g, dnnl_forward_training, b->plain), "backward hint"));
-    if (c->spec.need_gsrc) {
-        g = geometry(b, b->f32_src, b->back_any, b->gdst);
-        BWI_TRY(check(b, dnn_backward_data_pd(&pd, &g, b->hint_pd, b->plain), "backward data pass"));
-        BWI_TRY(make_packed(b, &c->w_backward, pd, dnnl_query_weights_md));
-        BWI_TRY(make_task(b, &c->backward_data, &pd, "backward data pass"));
-    }
-    if (c->spec.train) {
-        g = geometry(b, b->back_src, b->gw_any, b->gdst);
-        BWI_TRY(check(b, dnn_backward_weights_pd(&pd, &g, b->hint_pd, b->plain), "backward weights pass"));
-        BWI_TRY(make_packed(b, &c->gw, pd, dnnl_query_diff_weights_md));
-        BWI_TRY(make_task(b, &c->backward_weights, &pd, "backward weights pass"));
-        if (c->spec.src != c->spec.back)
-            BWI_TRY(make_reorder(b, &c->convert, &b->src, &b->back_src, "conversion of the source"));
-    }
+    const dnnl_data_type_t back = type_of(c->spec.back);
+    dnn_conv g = {0};
+    dnnl_primitive_desc_t hint = NULL, pd = NULL;
+    BWI_TRY(make_hint(b, &hint, c->spec.n));
+    BWI_TRY(make_geometry(b, &g, c->spec.n, dnnl_f32, back, back));
+    BWI_TRY(check(b, dnn_memory_make(&c->gsrc, &g.src, b->engine, NULL), "source gradient"));
+    BWI_TRY(check(b, dnn_memory_make(&c->gdst, &g.dst, b->engine, NULL), "destination gradient"));
+    BWI_TRY(check(b, dnn_backward_data_pd(&pd, &g, hint, b->plain), "backward data pass"));
+    BWI_TRY(make_packed(b, &c->w_backward, pd, dnnl_query_weights_md));
+    BWI_TRY(make_task(b, &c->backward_data, &pd, "backward data pass"));
 fail:
+    if (hint) dnnl_primitive_desc_destroy(hint);
     if (pd) dnnl_primitive_desc_destroy(pd);
+    free_geometry(&g);
     return st;
 }
 
-/* The memories whose handles are set at every call. */
-static bw_status make_memories(builder *b)
+/* Images in a piece of the batch for the weight gradient. A source that must be converted is converted and used piece by piece, so that
+ * the converted values are still in the threads' caches: about 1 MiB for each. Then the conversion costs next to nothing; of the whole
+ * batch at once it costs an eighth of the pass, and a float copy of the largest source in scratch. Pieces are equal and no thread must
+ * be without an image, so a batch size without a fitting divisor is done at once. */
+static int piece_of(const bwi_conv_spec *s)
 {
+    if (s->src == s->back) return s->n;
+    const int threads = bwi_threads();
+    const size_t image = bwi_conv_src_size(s) / (size_t)s->n * bwi_dtype_size(s->back), cache = (size_t)threads << 20;
+    for (int piece = s->n; piece >= threads; piece--)
+        if (s->n % piece == 0 && (size_t)piece * image <= cache) return piece;
+    return s->n;
+}
+
+static bw_status make_backward_weights(builder *b)
+{
+    bw_status st;
     bwi_conv *c = b->conv;
-    struct {
-        dnnl_memory_t *memory;
-        const dnn_md *md;
-    } want[] = {
-        {&c->src, &b->src}, {&c->dst, &b->dst}, {&c->gdst, &b->gdst}, {&c->gsrc, &b->f32_src}, {&c->converted, &b->back_src},
-        {&c->w, &b->w}};
-    bw_status st = BW_OK;
-    for (size_t i = 0; i < sizeof want / sizeof *want && st == BW_OK; i++)
-        st = check(b, dnn_memory_make(want[i].memory, want[i].md, b->engine, NULL), "memory");
+    const bwi_conv_spec *s = &c->spec;
+    const int piece = piece_of(s);
+    const dnnl_data_type_t back = type_of(s->back);
+    dnn_conv g = {0}, from = {0};
+    dnn_md gw = {0};
+    dnnl_primitive_desc_t hint = NULL, pd = NULL;
+    BWI_TRY(make_hint(b, &hint, piece));
+    BWI_TRY(make_geometry(b, &g, piece, back, dnnl_f32, back));
+    BWI_TRY(make_geometry(b, &from, piece, type_of(s->src), dnnl_f32, back));
+    BWI_TRY(check(b, dnn_memory_make(&c->piece_src, &from.src, b->engine, NULL), "source"));
+    BWI_TRY(check(b, dnn_memory_make(&c->piece_gdst, &g.dst, b->engine, NULL), "destination gradient"));
+    BWI_TRY(check(b, dnn_backward_weights_pd(&pd, &g, hint, b->plain), "backward weights pass"));
+    BWI_TRY(make_packed(b, &c->gw, pd, dnnl_query_diff_weights_md));
+    BWI_TRY(check(b, dnn_md_query(&gw, pd, dnnl_query_diff_weights_md), "weight gradient"));
+    BWI_TRY(check(b, dnn_memory_make(&c->gw_part, &gw, b->engine, NULL), "weight gradient"));
+    BWI_TRY(make_task(b, &c->backward_weights, &pd, "backward weights pass"));
+    c->piece = piece;
+    c->src_step = bwi_conv_src_size(s) / (size_t)(s->n / piece) * bwi_dtype_size(s->src);
+    c->gdst_step = bwi_conv_dst_size(s) / (size_t)(s->n / piece) * bwi_dtype_size(s->back);
+    c->gw_bytes = dnn_md_bytes(&gw);
+    if (s->src != s->back) {
+        BWI_TRY(check(b, dnn_memory_make(&c->converted, &g.src, b->engine, NULL), "source"));
+        BWI_TRY(make_reorder(b, &c->convert, &from.src, &g.src, "conversion of the source"));
+        c->converted_bytes = round64(dnn_md_bytes(&g.src));
+    }
+fail:
+    if (hint) dnnl_primitive_desc_destroy(hint);
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    dnn_md_free(&gw);
+    free_geometry(&g);
+    free_geometry(&from);
     return st;
 }
 
 static bw_status build(builder *b)
 {
     bw_status st;
+    bwi_conv *c = b->conv;
     BWI_TRY(check(b, get_engine(&b->engine), "engine"));
-    if (b->conv->spec.src == BWI_DT_U8 && !integer_sums_are_exact(&b->conv->spec)) {
+    if (c->spec.src == BWI_DT_U8 && !integer_sums_are_exact(&c->spec)) {
         char text[BWI_CONV_TEXT];
         return bwi_fail(b->err, BW_UNSUPPORTED,
-                        "%s: exact integer sums need AVX512-VNNI and sums below 2^31; use an F32 source",
-                        bwi_conv_text(&b->conv->spec, text));
+                        "%s: exact integer sums need AVX512-VNNI and must stay below 2^31; use an F32 source",
+                        bwi_conv_text(&c->spec, text));
     }
-    BWI_TRY(check(b, dnnl_stream_create(&b->conv->stream, b->engine, dnnl_stream_default_flags), "stream"));
+    BWI_TRY(check(b, dnnl_stream_create(&c->stream, b->engine, dnnl_stream_default_flags), "stream"));
     BWI_TRY(check(b, dnnl_primitive_attr_create(&b->plain), "attributes"));
     BWI_TRY(check(b, dnnl_primitive_attr_set_scratchpad_mode(b->plain, dnnl_scratchpad_mode_user), "attributes"));
-    BWI_TRY(make_descriptors(b));
-    BWI_TRY(make_memories(b));
+    BWI_TRY(check(b, weights_md(&c->spec, &b->w, dnnl_f32, false), "weights"));
+    BWI_TRY(check(b, dnn_memory_make(&c->w, &b->w, b->engine, NULL), "weights"));
     BWI_TRY(make_forward(b));
-    if (b->conv->spec.train || b->conv->spec.need_gsrc) BWI_TRY(make_backward(b));
-    size_t staging = bwi_conv_weights_size(&b->conv->spec) * sizeof(float);
-    if (b->conv->convert.primitive) {
-        size_t converted = bwi_conv_src_size(&b->conv->spec) * bwi_dtype_size(b->conv->spec.back);
-        if (converted > staging) staging = converted;
-    }
-    b->conv->staging = staging;
+    if (c->spec.need_gsrc) BWI_TRY(make_backward_data(b));
+    if (c->spec.train) BWI_TRY(make_backward_weights(b));
+    const size_t scaled = round64(bwi_conv_weights_size(&c->spec) * sizeof(float));
+    const size_t gradient = c->converted_bytes + (c->piece < c->spec.n ? round64(c->gw_bytes) : 0);
+    c->staging = scaled > gradient ? scaled : gradient;
 fail:
     return st;
 }
@@ -318,7 +372,8 @@ static void conv_destroy(bwi_conv **conv)
     for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++) free_task(tasks[i]);
     packed *weights[] = {&c->w_forward, &c->w_backward, &c->gw};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) free_packed(weights[i]);
-    dnnl_memory_t memories[] = {c->src, c->dst, c->gdst, c->gsrc, c->converted, c->w, c->scale_memory};
+    dnnl_memory_t memories[] = {c->src,       c->dst,        c->gdst,      c->gsrc,    c->w,
+                                c->piece_src, c->piece_gdst, c->converted, c->gw_part, c->scale_memory};
     for (size_t i = 0; i < sizeof memories / sizeof *memories; i++)
         if (memories[i]) dnnl_memory_destroy(memories[i]);
     if (c->stream) dnnl_stream_destroy(c->stream);
@@ -336,10 +391,7 @@ static bw_status conv_create(const bwi_conv_spec *spec, bwi_conv **out, bw_error
     c->spec = *spec;
     builder b = {.conv = c, .err = err};
     st = build(&b);
-    dnn_md *mds[] = {&b.src, &b.back_src, &b.dst, &b.gdst, &b.f32_src, &b.weights_any, &b.back_any, &b.gw_any, &b.w};
-    for (size_t i = 0; i < sizeof mds / sizeof *mds; i++) dnn_md_free(mds[i]);
-    if (b.forward_pd) dnnl_primitive_desc_destroy(b.forward_pd);
-    if (b.hint_pd) dnnl_primitive_desc_destroy(b.hint_pd);
+    dnn_md_free(&b.w);
     if (b.plain) dnnl_primitive_attr_destroy(b.plain);
     if (b.scaled) dnnl_primitive_attr_destroy(b.scaled);
     if (st == BW_OK)
@@ -423,19 +475,31 @@ static bw_status conv_backward_data(bwi_conv *c, const void *gdst, void *gsrc, v
     return run(c, &c->backward_data, arg, 3, scratch);
 }
 
+/* Adds part [n] to sum. */
+static void add(float *restrict sum, const float *restrict part, size_t n)
+{
+    for (size_t i = 0; i < n; i++) sum[i] += part[i];
+}
+
 static bw_status conv_backward_weights(bwi_conv *c, const void *src, const void *gdst, void *gw, void *scratch)
 {
     bw_status st;
-    dnnl_memory_t operand = c->src;
-    if (c->convert.primitive) {
-        operand = c->converted;
-        const argument arg[] = {{DNNL_ARG_FROM, c->src, src}, {DNNL_ARG_TO, operand, staging(c, scratch)}};
-        BWI_TRY(run(c, &c->convert, arg, 2, scratch));
-        src = staging(c, scratch);
+    char *converted = staging(c, scratch), *part = converted + c->converted_bytes;
+    for (int i = 0; i < c->spec.n / c->piece; i++) {
+        const void *piece = (const char *)src + (size_t)i * c->src_step;
+        dnnl_memory_t operand = c->piece_src, sum = i ? c->gw_part : c->gw.memory;
+        if (c->convert.primitive) {
+            const argument arg[] = {{DNNL_ARG_FROM, operand, piece}, {DNNL_ARG_TO, c->converted, converted}};
+            BWI_TRY(run(c, &c->convert, arg, 2, scratch));
+            operand = c->converted;
+            piece = converted;
+        }
+        const argument arg[] = {{DNNL_ARG_SRC, operand, piece},
+                                {DNNL_ARG_DIFF_DST, c->piece_gdst, (const char *)gdst + (size_t)i * c->gdst_step},
+                                {DNNL_ARG_DIFF_WEIGHTS, sum, i ? part : NULL}};
+        BWI_TRY(run(c, &c->backward_weights, arg, 3, scratch));
+        if (i) add(c->gw.data, (const float *)(const void *)part, c->gw_bytes / sizeof(float));
     }
-    const argument arg[] = {
-        {DNNL_ARG_SRC, operand, src}, {DNNL_ARG_DIFF_DST, c->gdst, gdst}, {DNNL_ARG_DIFF_WEIGHTS, c->gw.memory, NULL}};
-    BWI_TRY(run(c, &c->backward_weights, arg, 3, scratch));
     const argument out[] = {{DNNL_ARG_FROM, c->gw.memory, NULL}, {DNNL_ARG_TO, c->w, gw}};
     BWI_TRY(run(c, &c->gw.reorder, out, 2, scratch));
 fail:

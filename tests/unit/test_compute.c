@@ -1,6 +1,7 @@
 /* Convolutions: the plain C table in double against its definition and against adjointness, every other table against it. */
 #include "base/alloc.h"
 #include "base/cpu.h"
+#include "base/par.h"
 #include "base/rng.h"
 #include "compute/compute.h"
 #include "compute/spec.h"
@@ -19,7 +20,8 @@ static bool shape_at(int i, bwi_conv_spec *s)
     static const int map[][2] = {{5, 7}, {8, 8}, {9, 16}};
     static const int linear[][2] = {{64, 10}, {64, 100}, {7, 3}};
     const int combinations = 3 * 2 * 2 * 7 * 3;
-    *s = (bwi_conv_spec){.src = BWI_DT_F32, .back = BWI_DT_F32, .train = true, .need_gsrc = true, .stride = 1, .groups = 1, .n = i % 5 + 1};
+    *s = (bwi_conv_spec){
+        .src = BWI_DT_F32, .back = BWI_DT_F32, .train = true, .need_gsrc = true, .stride = 1, .groups = 1, .n = i % 5 + 1};
     if (i >= combinations) {
         i -= combinations;
         if (i >= 3) return false;
@@ -36,15 +38,15 @@ static bool shape_at(int i, bwi_conv_spec *s)
 }
 
 /* Reports the shape before the failing assertion does. */
-#define CHECK(s, condition, ...)                                                                                             \
-    do {                                                                                                                     \
-        if (!(condition)) {                                                                                                  \
-            char text_[BWI_CONV_TEXT];                                                                                       \
-            print_message("%s: ", bwi_conv_text(s, text_));                                                                  \
-            print_message(__VA_ARGS__);                                                                                      \
-            print_message("\n");                                                                                             \
-            fail();                                                                                                          \
-        }                                                                                                                    \
+#define CHECK(s, condition, ...)                                                                                               \
+    do {                                                                                                                       \
+        if (!(condition)) {                                                                                                    \
+            char text_[BWI_CONV_TEXT];                                                                                         \
+            print_message("%s: ", bwi_conv_text(s, text_));                                                                    \
+            print_message(__VA_ARGS__);                                                                                        \
+            print_message("\n");                                                                                               \
+            fail();                                                                                                            \
+        }                                                                                                                      \
     } while (0)
 
 /* ---- Buffers with guards ------------------------------------------------------------------------------------------------- */
@@ -67,7 +69,8 @@ static buffer make(size_t bytes)
 static void drop(const bwi_conv_spec *s, buffer *b)
 {
     for (size_t i = 0; i < GUARD; i++)
-        CHECK(s, b->base[i] == 0xa5 && b->base[GUARD + b->bytes + i] == 0xa5, "a write outside a buffer of %zu bytes", b->bytes);
+        CHECK(s, b->base[i] == 0xa5 && b->base[GUARD + b->bytes + i] == 0xa5, "a write outside a buffer of %zu bytes",
+              b->bytes);
     bwi_free(b->base);
     b->base = NULL;
 }
@@ -77,8 +80,8 @@ static void drop(const bwi_conv_spec *s, buffer *b)
 typedef struct problem {
     bwi_conv_spec spec;
     size_t n_src, n_dst, n_w;
-    double *src, *w, *gdst;       /* operands */
-    double *dst, *gsrc, *gw;      /* results */
+    double *src, *w, *gdst;  /* operands */
+    double *dst, *gsrc, *gw; /* results */
     double scale, back_scale;
 } problem;
 
@@ -91,8 +94,12 @@ static double *doubles(size_t n)
 
 static problem problem_make(const bwi_conv_spec *s)
 {
-    problem p = {.spec = *s, .n_src = bwi_conv_src_size(s), .n_dst = bwi_conv_dst_size(s), .n_w = bwi_conv_weights_size(s),
-                 .scale = 1, .back_scale = 1};
+    problem p = {.spec = *s,
+                 .n_src = bwi_conv_src_size(s),
+                 .n_dst = bwi_conv_dst_size(s),
+                 .n_w = bwi_conv_weights_size(s),
+                 .scale = 1,
+                 .back_scale = 1};
     p.src = doubles(p.n_src), p.w = doubles(p.n_w), p.gdst = doubles(p.n_dst);
     p.dst = doubles(p.n_dst), p.gsrc = doubles(p.n_src), p.gw = doubles(p.n_w);
     return p;
@@ -126,12 +133,19 @@ static void fill_int(double *v, size_t n, int from, int to, bwi_rng *r)
 
 static void put(void *to, bwi_dtype type, const double *from, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        switch (type) {
-        case BWI_DT_F64: ((double *)to)[i] = from[i]; break;
-        case BWI_DT_F32: ((float *)to)[i] = (float)from[i]; break;
-        case BWI_DT_BF16: ((uint16_t *)to)[i] = bwi_f32_to_bf16((float)from[i]); break;
-        default: ((uint8_t *)to)[i] = (uint8_t)from[i]; break;
+    for (size_t i = 0; i < n; i++) switch (type) {
+        case BWI_DT_F64:
+            ((double *)to)[i] = from[i];
+            break;
+        case BWI_DT_F32:
+            ((float *)to)[i] = (float)from[i];
+            break;
+        case BWI_DT_BF16:
+            ((uint16_t *)to)[i] = bwi_f32_to_bf16((float)from[i]);
+            break;
+        default:
+            ((uint8_t *)to)[i] = (uint8_t)from[i];
+            break;
         }
 }
 static void get(double *to, bwi_dtype type, const void *from, size_t n)
@@ -155,7 +169,8 @@ static bw_status solve(problem *p, const bwi_compute *table)
         return st;
     }
     const size_t real = bwi_dtype_size(table->real);
-    buffer src = make(p->n_src * bwi_dtype_size(s.src)), gdst = make(p->n_dst * bwi_dtype_size(s.back)), w = make(p->n_w * real);
+    buffer src = make(p->n_src * bwi_dtype_size(s.src)), gdst = make(p->n_dst * bwi_dtype_size(s.back)),
+           w = make(p->n_w * real);
     buffer scratch = make(table->conv_scratch(conv)), other = make(p->n_w * real);
     buffer out[2][3];
     put(src.data, s.src, p->src, p->n_src);
@@ -165,7 +180,7 @@ static bw_status solve(problem *p, const bwi_compute *table)
     for (int round = 0; round < 2; round++) {
         buffer *o = out[round];
         o[0] = make(p->n_dst * real), o[1] = make(p->n_src * real), o[2] = make(p->n_w * real);
-        memset(scratch.data, round ? 0xff : 0, scratch.bytes); /* what scratch holds must not matter */
+        memset(scratch.data, round ? 0xff : 0, scratch.bytes);          /* what scratch holds must not matter */
         st = table->conv_weights(conv, other.data, 3, 5, scratch.data); /* replaced by the next call */
         if (st == BW_OK) st = table->conv_weights(conv, w.data, p->scale, p->back_scale, scratch.data);
         if (st == BW_OK) st = table->conv_forward(conv, src.data, o[0].data, scratch.data);
@@ -196,7 +211,8 @@ static double definition(const problem *p, int n, int oy, int ox, int o)
             for (int i = 0; i < icg; i++) {
                 int y = oy * s->stride + ky - s->pad, x = ox * s->stride + kx - s->pad;
                 if (y < 0 || y >= s->ih || x < 0 || x >= s->iw) continue;
-                sum += p->src[((n * s->ih + y) * s->iw + x) * s->ic + group * icg + i] * p->w[((o * s->kh + ky) * s->kw + kx) * icg + i];
+                sum += p->src[((n * s->ih + y) * s->iw + x) * s->ic + group * icg + i] *
+                       p->w[((o * s->kh + ky) * s->kw + kx) * icg + i];
             }
     return sum;
 }
@@ -225,9 +241,11 @@ static void reference_is_the_definition(void **state)
             for (int y = 0; y < oh; y++)
                 for (int x = 0; x < ow; x++)
                     for (int o = 0; o < s.oc; o++, at++)
-                        CHECK(&s, fabs(p.dst[at] - 0.75 * definition(&p, n, y, x, o)) < 1e-12, "forward at %zu: %g", at, p.dst[at]);
+                        CHECK(&s, fabs(p.dst[at] - 0.75 * definition(&p, n, y, x, o)) < 1e-12, "forward at %zu: %g", at,
+                              p.dst[at]);
         /* <conv(x, w), g> = <x, convT(g, w)> = <w, corr(x, g)> */
-        double forward = inner(p.dst, p.gdst, p.n_dst) / 0.75, data = inner(p.src, p.gsrc, p.n_src) / 0.5, weights = inner(p.w, p.gw, p.n_w);
+        double forward = inner(p.dst, p.gdst, p.n_dst) / 0.75, data = inner(p.src, p.gsrc, p.n_src) / 0.5,
+               weights = inner(p.w, p.gw, p.n_w);
         problem a = problem_abs(&p);
         a.scale = 1;
         assert_int_equal(solve(&a, &bwi_compute_reference_f64), BW_OK);
@@ -240,7 +258,8 @@ static void reference_is_the_definition(void **state)
 
 /* ---- Float tables against it --------------------------------------------------------------------------------------------- */
 /* |got - want| <= (terms + 3) 2^-24 sum|ab|: rounding of every product and sum in any order, of scale, scaled weight and result. */
-static void within(const bwi_conv_spec *s, const char *pass, const double *got, const double *want, const double *sum, size_t n, double terms)
+static void within(const bwi_conv_spec *s, const char *pass, const double *got, const double *want, const double *sum, size_t n,
+                   double terms)
 {
     for (size_t i = 0; i < n; i++) {
         double bound = (terms + 3) * 0x1p-24 * sum[i];
@@ -312,29 +331,33 @@ static void integer_sums_are_exact(void **state)
                     float sum = (float)definition(&p, (int)(pixel / (size_t)(oh * ow)), (int)(pixel / (size_t)ow) % oh,
                                                   (int)(pixel % (size_t)ow), (int)(at % (size_t)s.oc));
                     float want = sum * (float)p.scale;
-                    CHECK(&s, p.dst[at] == (double)want, "%s, codes %d..%d, at %zu: %.9g, wanted %.9g", table[t]->name, fill[f][0],
-                          fill[f][1], at, p.dst[at], (double)want);
+                    CHECK(&s, p.dst[at] == (double)want, "%s, codes %d..%d, at %zu: %.9g, wanted %.9g", table[t]->name,
+                          fill[f][0], fill[f][1], at, p.dst[at], (double)want);
                 }
                 problem_drop(&p);
             }
 }
 
 /* Backward of a U8 source in float: the same bounds as for a float source. */
+static void codes_against_double(const bwi_conv_spec *shape, const bwi_compute *table, int seed)
+{
+    bwi_conv_spec s = *shape;
+    s.src = BWI_DT_U8;
+    problem p = problem_make(&s);
+    bwi_rng r = bwi_rng_make(4, BWI_RNG_TEST, (uint64_t)seed, 0);
+    fill_int(p.src, p.n_src, 0, 255, &r), fill_int(p.w, p.n_w, -128, 127, &r), fill_real(p.gdst, p.n_dst, &r);
+    p.scale = 0.37, p.back_scale = 1.7;
+    compare_with_double(&p, table);
+    problem_drop(&p);
+}
+
 static void codes_have_float_gradients(void **state)
 {
     (void)state;
     bwi_conv_spec s;
     const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32};
     for (int t = 0; t < 2; t++)
-        for (int i = 0; expect_u8(table[t]) == BW_OK && shape_at(i, &s); i++) {
-            s.src = BWI_DT_U8;
-            problem p = problem_make(&s);
-            bwi_rng r = bwi_rng_make(4, BWI_RNG_TEST, (uint64_t)i, 0);
-            fill_int(p.src, p.n_src, 0, 255, &r), fill_int(p.w, p.n_w, -128, 127, &r), fill_real(p.gdst, p.n_dst, &r);
-            p.scale = 0.37, p.back_scale = 1.7;
-            compare_with_double(&p, table[t]);
-            problem_drop(&p);
-        }
+        for (int i = 0; expect_u8(table[t]) == BW_OK && shape_at(i, &s); i++) codes_against_double(&s, table[t], i);
 }
 
 /* ---- bf16 gradients ------------------------------------------------------------------------------------------------------ */
@@ -346,43 +369,78 @@ static double distance(const double *a, const double *b, size_t n)
 }
 
 /* Integer operands that bf16 holds exactly give exact sums; others are off by the rounding of operands to 8 bits. */
+static void bf16_against_double(const bwi_conv_spec *shape, const bwi_compute *table, int seed)
+{
+    for (int codes = 0; codes < 2; codes++) {
+        if (codes && expect_u8(table) != BW_OK) continue;
+        bwi_conv_spec s = *shape;
+        s.src = codes ? BWI_DT_U8 : BWI_DT_F32;
+        s.back = BWI_DT_BF16;
+        problem p = problem_make(&s);
+        bwi_rng r = bwi_rng_make(5, BWI_RNG_TEST, (uint64_t)seed, 0);
+        if (codes) {
+            fill_int(p.src, p.n_src, 0, 255, &r), fill_int(p.w, p.n_w, -128, 127, &r), fill_int(p.gdst, p.n_dst, -8, 8, &r);
+        } else {
+            fill_real(p.src, p.n_src, &r), fill_real(p.w, p.n_w, &r), fill_real(p.gdst, p.n_dst, &r);
+            p.back_scale = 0.7;
+            for (size_t k = 0; k < p.n_dst; k++) p.gdst[k] = (double)bwi_bf16_to_f32(bwi_f32_to_bf16((float)p.gdst[k]));
+        }
+        bw_status st = solve(&p, table);
+        const bool may_lack = table == &bwi_compute_onednn && !(bwi_cpu_flags() & BWI_CPU_AVX512);
+        CHECK(&s, st == BW_OK || (may_lack && st == BW_UNSUPPORTED), "status %d", st);
+        if (st == BW_OK) {
+            problem want = p;
+            want.dst = doubles(p.n_dst), want.gsrc = doubles(p.n_src), want.gw = doubles(p.n_w);
+            want.spec.src = want.spec.back = BWI_DT_F32;
+            assert_int_equal(solve(&want, &bwi_compute_reference_f64), BW_OK);
+            const double tolerance = codes ? 0 : 0x1p-8;
+            double data = distance(p.gsrc, want.gsrc, p.n_src), weights = distance(p.gw, want.gw, p.n_w);
+            CHECK(&s, data <= tolerance * sqrt(inner(want.gsrc, want.gsrc, p.n_src)), "%s: data off by %g", table->name, data);
+            CHECK(&s, weights <= tolerance * sqrt(inner(want.gw, want.gw, p.n_w)), "%s: weights off by %g", table->name,
+                  weights);
+            bwi_free(want.dst), bwi_free(want.gsrc), bwi_free(want.gw);
+        }
+        problem_drop(&p);
+    }
+}
+
 static void bf16_gradients(void **state)
 {
     (void)state;
     bwi_conv_spec s;
     const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32};
     for (int t = 0; t < 2; t++)
-        for (int i = 0; shape_at(i, &s); i++)
-            for (int codes = 0; codes < 2; codes++) {
-                if (codes && expect_u8(table[t]) != BW_OK) continue;
-                s.src = codes ? BWI_DT_U8 : BWI_DT_F32;
-                s.back = BWI_DT_BF16;
-                problem p = problem_make(&s);
-                bwi_rng r = bwi_rng_make(5, BWI_RNG_TEST, (uint64_t)i, 0);
-                if (codes) {
-                    fill_int(p.src, p.n_src, 0, 255, &r), fill_int(p.w, p.n_w, -128, 127, &r), fill_int(p.gdst, p.n_dst, -8, 8, &r);
-                } else {
-                    fill_real(p.src, p.n_src, &r), fill_real(p.w, p.n_w, &r), fill_real(p.gdst, p.n_dst, &r);
-                    p.back_scale = 0.7;
-                    for (size_t k = 0; k < p.n_dst; k++) p.gdst[k] = (double)bwi_bf16_to_f32(bwi_f32_to_bf16((float)p.gdst[k]));
-                }
-                bw_status st = solve(&p, table[t]);
-                if (table[t] == &bwi_compute_onednn && !(bwi_cpu_flags() & BWI_CPU_AVX512) && st == BW_UNSUPPORTED) {
-                    problem_drop(&p);
-                    continue;
-                }
-                CHECK(&s, st == BW_OK, "status %d", st);
-                problem want = p;
-                want.dst = doubles(p.n_dst), want.gsrc = doubles(p.n_src), want.gw = doubles(p.n_w);
-                want.spec.src = want.spec.back = BWI_DT_F32;
-                assert_int_equal(solve(&want, &bwi_compute_reference_f64), BW_OK);
-                const double tolerance = codes ? 0 : 0x1p-8, zero = 0;
-                double data = distance(p.gsrc, want.gsrc, p.n_src), weights = distance(p.gw, want.gw, p.n_w);
-                CHECK(&s, data <= tolerance * sqrt(inner(want.gsrc, want.gsrc, p.n_src)) + zero, "%s: backward data off by %g", table[t]->name, data);
-                CHECK(&s, weights <= tolerance * sqrt(inner(want.gw, want.gw, p.n_w)), "%s: backward weights off by %g", table[t]->name, weights);
-                bwi_free(want.dst), bwi_free(want.gsrc), bwi_free(want.gw);
-                problem_drop(&p);
-            }
+        for (int i = 0; shape_at(i, &s); i++) bf16_against_double(&s, table[t], i);
+}
+
+/* ---- Threads ----------------------------------------------------------------------------------------------------------- */
+/* Everything above runs on one thread, since threads that wait for each other are slow where cores are shared. Here, larger shapes on
+ * two and three: the passes split the work otherwise, and the weight gradient sums over threads. */
+static void threads_share_the_work(void **state)
+{
+    (void)state;
+    static const bwi_conv_spec shape[] = {
+        {.n = 8, .ih = 16, .iw = 16, .ic = 16, .oc = 32, .kh = 3, .kw = 3, .stride = 2, .pad = 1, .groups = 1},
+        {.n = 7, .ih = 8, .iw = 8, .ic = 64, .oc = 64, .kh = 3, .kw = 3, .stride = 1, .pad = 1, .groups = 1},
+        {.n = 9, .ih = 9, .iw = 9, .ic = 3, .oc = 16, .kh = 3, .kw = 3, .stride = 1, .pad = 1, .groups = 1},
+        {.n = 50, .ih = 1, .iw = 1, .ic = 64, .oc = 10, .kh = 1, .kw = 1, .stride = 1, .pad = 0, .groups = 1},
+        {.n = 20, .ih = 32, .iw = 32, .ic = 64, .oc = 3, .kh = 1, .kw = 1, .stride = 1, .pad = 0, .groups = 1}, /* in pieces */
+    };
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        bwi_conv_spec s = shape[i];
+        s.src = s.back = BWI_DT_F32;
+        s.train = s.need_gsrc = true;
+        bwi_threads_set(2);
+        problem p = problem_make(&s);
+        bwi_rng r = bwi_rng_make(6, BWI_RNG_TEST, i, 0);
+        fill_real(p.src, p.n_src, &r), fill_real(p.w, p.n_w, &r), fill_real(p.gdst, p.n_dst, &r);
+        compare_with_double(&p, &bwi_compute_onednn);
+        compare_with_double(&p, &bwi_compute_reference_f32);
+        problem_drop(&p);
+        if (expect_u8(&bwi_compute_onednn) == BW_OK) codes_against_double(&s, &bwi_compute_onednn, (int)i);
+        bf16_against_double(&s, &bwi_compute_onednn, (int)i);
+    }
+    bwi_threads_set(1);
 }
 
 /* ---- Creation ------------------------------------------------------------------------------------------------------------ */
@@ -417,15 +475,40 @@ static void creation_survives_lack_of_memory(void **state)
     }
 }
 
+/* Codes are never converted all at once when the batch is large. */
+static void scratch_stays_small(void **state)
+{
+    (void)state;
+    if (expect_u8(&bwi_compute_onednn) != BW_OK) skip();
+    const bwi_conv_spec s = {.n = 128,
+                             .ih = 32,
+                             .iw = 32,
+                             .ic = 16,
+                             .oc = 16,
+                             .kh = 3,
+                             .kw = 3,
+                             .stride = 1,
+                             .pad = 1,
+                             .groups = 1,
+                             .src = BWI_DT_U8,
+                             .back = BWI_DT_F32,
+                             .train = true,
+                             .need_gsrc = true};
+    bwi_conv *conv = NULL;
+    assert_int_equal(bwi_compute_onednn.conv_create(&s, &conv, NULL), BW_OK);
+    assert_in_range(bwi_compute_onednn.conv_scratch(conv), 1, bwi_conv_src_size(&s) * sizeof(float) / 4);
+    bwi_compute_onednn.conv_destroy(&conv);
+}
+
 /* Changes one field of a good description and wants a refusal whose message contains `says`. */
-#define REFUSED(change, expect, says)                                                                                        \
-    do {                                                                                                                     \
-        bwi_conv_spec s_ = good;                                                                                             \
-        s_.change;                                                                                                           \
-        bwi_conv *conv_ = NULL;                                                                                              \
-        bw_error err_ = {0};                                                                                                 \
-        bw_status st_ = table->conv_create(&s_, &conv_, &err_);                                                              \
-        CHECK(&s_, st_ == (expect) && !conv_ && strstr(err_.msg, says), "%s gave %d '%s'", #change, st_, err_.msg);          \
+#define REFUSED(change, expect, says)                                                                                          \
+    do {                                                                                                                       \
+        bwi_conv_spec s_ = good;                                                                                               \
+        s_.change;                                                                                                             \
+        bwi_conv *conv_ = NULL;                                                                                                \
+        bw_error err_ = {0};                                                                                                   \
+        bw_status st_ = table->conv_create(&s_, &conv_, &err_);                                                                \
+        CHECK(&s_, st_ == (expect) && !conv_ && strstr(err_.msg, says), "%s gave %d '%s'", #change, st_, err_.msg);            \
     } while (0)
 
 static void bad_descriptions_are_refused(void **state)
@@ -449,8 +532,17 @@ static void bad_descriptions_are_refused(void **state)
         REFUSED(back = BWI_DT_U8, BW_ARG, "backward");
         REFUSED(src = table->real == BWI_DT_F32 ? BWI_DT_F64 : BWI_DT_F32, BW_ARG, "source must be");
         if (table == &bwi_compute_onednn) {
-            good = (bwi_conv_spec){.n = 1, .ih = 1, .iw = 1, .ic = 66000, .oc = 1, .kh = 1, .kw = 1, .stride = 1, .groups = 1,
-                                   .src = BWI_DT_U8, .back = BWI_DT_F32};
+            good = (bwi_conv_spec){.n = 1,
+                                   .ih = 1,
+                                   .iw = 1,
+                                   .ic = 66000,
+                                   .oc = 1,
+                                   .kh = 1,
+                                   .kw = 1,
+                                   .stride = 1,
+                                   .groups = 1,
+                                   .src = BWI_DT_U8,
+                                   .back = BWI_DT_F32};
             REFUSED(pad = 0, BW_UNSUPPORTED, "exact integer sums");
         }
     }
@@ -459,10 +551,16 @@ static void bad_descriptions_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reference_is_the_definition),      cmocka_unit_test(float_tables_are_within_rounding),
-        cmocka_unit_test(integer_sums_are_exact),           cmocka_unit_test(codes_have_float_gradients),
-        cmocka_unit_test(bf16_gradients),                   cmocka_unit_test(creation_survives_lack_of_memory),
+        cmocka_unit_test(reference_is_the_definition),
+        cmocka_unit_test(float_tables_are_within_rounding),
+        cmocka_unit_test(integer_sums_are_exact),
+        cmocka_unit_test(codes_have_float_gradients),
+        cmocka_unit_test(bf16_gradients),
+        cmocka_unit_test(threads_share_the_work),
+        cmocka_unit_test(scratch_stays_small),
+        cmocka_unit_test(creation_survives_lack_of_memory),
         cmocka_unit_test(bad_descriptions_are_refused),
     };
+    bwi_threads_set(1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
