@@ -16,7 +16,10 @@ static const bwi_format *const rows[] = {
 };
 #define N_ROWS (sizeof rows / sizeof *rows)
 
-const bwi_format *bwi_format_at(size_t i) { return i < N_ROWS ? rows[i] : NULL; }
+const bwi_format *bwi_format_at(size_t i)
+{
+    return i < N_ROWS ? rows[i] : NULL;
+}
 
 /* ---- Chain of buffers ---- */
 
@@ -123,7 +126,10 @@ void bwi_tensors_free(bwi_tensors *ts)
     memset(ts, 0, sizeof *ts);
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 bw_status bwi_tensors_unique(const bwi_tensors *ts, bw_error *err)
 {
@@ -164,8 +170,7 @@ bw_status bwi_tensors_read(bwi_tensors *ts, const char *path, const bwi_format *
         if (rows[i]->probe(f.data, f.size)) row = rows[i];
     if (!row) {
         bwi_text known = {0};
-        for (size_t i = 0; i < N_ROWS; i++)
-            bwi_text_add(&known, "%s%s (%s)", i ? ", " : "", rows[i]->name, rows[i]->suffixes);
+        for (size_t i = 0; i < N_ROWS; i++) bwi_text_add(&known, "%s%s (%s)", i ? ", " : "", rows[i]->name, rows[i]->suffixes);
         st = bwi_fail(err, BW_FORMAT, "%s: not a weights file of a known format: %s", path, known.failed ? "" : known.s);
         bwi_free(known.s);
     } else if ((st = row->read(&f, ts, err)) != BW_OK) {
@@ -189,7 +194,10 @@ const char *bwi_dims_text(char text[BWI_DIMS_TEXT], int ndim, const int64_t *dim
     return text;
 }
 
-size_t bwi_tensor_numel(const bwi_tensor *t) { return t->bytes / bwi_dtype_size(t->dtype); }
+size_t bwi_tensor_numel(const bwi_tensor *t)
+{
+    return t->bytes / bwi_dtype_size(t->dtype);
+}
 
 double bwi_tensor_at(const bwi_tensor *t, size_t i)
 {
@@ -206,17 +214,28 @@ double bwi_tensor_at(const bwi_tensor *t, size_t i)
     size_t size = bwi_dtype_size(t->dtype);
     memcpy(&v, (const uint8_t *)t->data + i * size, size);
     switch (t->dtype) {
-    case BWI_DT_F32: return v.f32;
-    case BWI_DT_F64: return v.f64;
-    case BWI_DT_F16: return bwi_f16_to_f32(v.u16);
-    case BWI_DT_BF16: return bwi_bf16_to_f32(v.u16);
-    case BWI_DT_U8: return v.u8;
-    case BWI_DT_I8: return v.i8;
-    case BWI_DT_I16: return v.i16;
-    case BWI_DT_I32: return v.i32;
-    case BWI_DT_I64: return (double)v.i64;
-    case BWI_DT_BOOL: return v.u8 != 0;
-    case BWI_DT_COUNT: break;
+    case BWI_DT_F32:
+        return v.f32;
+    case BWI_DT_F64:
+        return v.f64;
+    case BWI_DT_F16:
+        return bwi_f16_to_f32(v.u16);
+    case BWI_DT_BF16:
+        return bwi_bf16_to_f32(v.u16);
+    case BWI_DT_U8:
+        return v.u8;
+    case BWI_DT_I8:
+        return v.i8;
+    case BWI_DT_I16:
+        return v.i16;
+    case BWI_DT_I32:
+        return v.i32;
+    case BWI_DT_I64:
+        return (double)v.i64;
+    case BWI_DT_BOOL:
+        return v.u8 != 0;
+    case BWI_DT_COUNT:
+        break;
     }
     return 0;
 }

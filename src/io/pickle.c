@@ -34,19 +34,29 @@ static const bwi_pname names[] = {
     {"torch", "BoolStorage", STORAGE, BWI_DT_BOOL},
 };
 
-static bool text_is(const char *s, size_t len, const char *text) { return strlen(text) == len && !memcmp(s, text, len); }
-bool bwi_ptext_is(const bwi_pvalue *v, const char *text) { return v->type == BWI_P_TEXT && text_is(v->u.s, v->len, text); }
+static bool text_is(const char *s, size_t len, const char *text)
+{
+    return strlen(text) == len && !memcmp(s, text, len);
+}
+bool bwi_ptext_is(const bwi_pvalue *v, const char *text)
+{
+    return v->type == BWI_P_TEXT && text_is(v->u.s, v->len, text);
+}
 
 /* ---- Memory ---- */
 
 bw_status bwi_budget_take(size_t *budget, size_t n, bw_error *err)
 {
-    if (n > *budget) return bwi_fail(err, BW_FORMAT, "it asks for far more memory than its size justifies: it is damaged or hostile");
+    if (n > *budget)
+        return bwi_fail(err, BW_FORMAT, "it asks for far more memory than its size justifies: it is damaged or hostile");
     *budget -= n;
     return BW_OK;
 }
 
-static bw_status no_memory(bwi_unpickler *u) { return bwi_fail(u->err, BW_NOMEM, "out of memory for a pickle of %zu bytes", u->r->size); }
+static bw_status no_memory(bwi_unpickler *u)
+{
+    return bwi_fail(u->err, BW_NOMEM, "out of memory for a pickle of %zu bytes", u->r->size);
+}
 
 static bw_status refuse(bwi_unpickler *u, const char *what)
 {
@@ -150,7 +160,10 @@ static bw_status push_seq(bwi_unpickler *u, bwi_ptype type, const bwi_pvalue *v,
 
 /* ---- Opcodes: numbers ---- */
 
-static bw_status push_int(bwi_unpickler *u, int64_t i) { return push(u, (bwi_pvalue){.type = BWI_P_INT, .u.i = i}); }
+static bw_status push_int(bwi_unpickler *u, int64_t i)
+{
+    return push(u, (bwi_pvalue){.type = BWI_P_INT, .u.i = i});
+}
 
 /* Little-endian two's complement of n bytes. */
 static bw_status push_long(bwi_unpickler *u, size_t n)
@@ -177,15 +190,24 @@ static bw_status push_float(bwi_unpickler *u) /* big-endian */
 static bw_status op_number(bwi_unpickler *u, uint8_t op)
 {
     switch (op) {
-    case 'N': return push(u, (bwi_pvalue){.type = BWI_P_NONE});
-    case 0x88: return push(u, (bwi_pvalue){.type = BWI_P_BOOL, .u.b = true});
-    case 0x89: return push(u, (bwi_pvalue){.type = BWI_P_BOOL, .u.b = false});
-    case 'J': return push_int(u, (int32_t)bwi_read_u32(u->r));
-    case 'K': return push_int(u, bwi_read_u8(u->r));
-    case 'M': return push_int(u, bwi_read_u16(u->r));
-    case 0x8a: return push_long(u, bwi_read_u8(u->r));
-    case 0x8b: return push_long(u, bwi_read_u32(u->r)); /* signed in Python, where a negative length is refused */
-    default: return push_float(u);                      /* 'G' */
+    case 'N':
+        return push(u, (bwi_pvalue){.type = BWI_P_NONE});
+    case 0x88:
+        return push(u, (bwi_pvalue){.type = BWI_P_BOOL, .u.b = true});
+    case 0x89:
+        return push(u, (bwi_pvalue){.type = BWI_P_BOOL, .u.b = false});
+    case 'J':
+        return push_int(u, (int32_t)bwi_read_u32(u->r));
+    case 'K':
+        return push_int(u, bwi_read_u8(u->r));
+    case 'M':
+        return push_int(u, bwi_read_u16(u->r));
+    case 0x8a:
+        return push_long(u, bwi_read_u8(u->r));
+    case 0x8b:
+        return push_long(u, bwi_read_u32(u->r)); /* signed in Python, where a negative length is refused */
+    default:
+        return push_float(u); /* 'G' */
     }
 }
 
@@ -246,14 +268,17 @@ static bw_status op_container(bwi_unpickler *u, uint8_t op)
     }
     switch (op) {
     case ')':
-    case 't': return push_seq(u, BWI_P_TUPLE, v, n);
+    case 't':
+        return push_seq(u, BWI_P_TUPLE, v, n);
     case ']':
-    case 'l': return push_seq(u, BWI_P_LIST, v, n);
+    case 'l':
+        return push_seq(u, BWI_P_LIST, v, n);
     case '}':
     case 'd':
         if (n % 2) return refuse(u, "a dictionary has a key without a value");
         return push_seq(u, BWI_P_DICT, v, n);
-    default: return push_tuple(u, (size_t)(op - 0x84)); /* 0x85, 0x86, 0x87 */
+    default:
+        return push_tuple(u, (size_t)(op - 0x84)); /* 0x85, 0x86, 0x87 */
     }
 }
 
@@ -264,19 +289,23 @@ static bw_status op_stack(bwi_unpickler *u, uint8_t op)
     const bwi_pvalue *v;
     size_t n;
     switch (op) {
-    case '(': return push(u, (bwi_pvalue){.type = BWI_P_MARK});
+    case '(':
+        return push(u, (bwi_pvalue){.type = BWI_P_MARK});
     case '0':
         if (!u->n_stack) return refuse(u, "nothing is left on the stack");
         u->n_stack--;
         return BW_OK;
-    case '1': return pop_mark(u, &v, &n);
+    case '1':
+        return pop_mark(u, &v, &n);
     case '2':
         if (!u->n_stack) return refuse(u, "nothing is left on the stack");
         return push(u, u->stack[u->n_stack - 1]);
     case 0x80:
         if (bwi_read_u8(u->r) > 5) return refuse(u, "a protocol newer than 5");
         return BW_OK;
-    default: bwi_read_u64(u->r); return BW_OK; /* 0x95, a frame: a hint for readers of streams */
+    default:
+        bwi_read_u64(u->r);
+        return BW_OK; /* 0x95, a frame: a hint for readers of streams */
     }
 }
 
@@ -308,7 +337,8 @@ static bw_status push_name(bwi_unpickler *u, const char *module, size_t module_l
         if (text_is(module, module_len, names[i].module) && text_is(name, name_len, names[i].name))
             return push(u, (bwi_pvalue){.type = BWI_P_NAME, .u.name = &names[i]});
     return bwi_fail(u->err, BW_UNSUPPORTED,
-                    "it holds a Python object of type %.*s.%.*s; only tensors, dictionaries, lists, numbers and strings can be read, and nothing in "
+                    "it holds a Python object of type %.*s.%.*s; only tensors, dictionaries, lists, numbers and strings can be "
+                    "read, and nothing in "
                     "the file is run: save the model's state_dict() alone",
                     (int)(module_len < 100 ? module_len : 100), module, (int)(name_len < 100 ? name_len : 100), name);
 }
@@ -343,13 +373,16 @@ fail:
     return st;
 }
 
-static bool is_size(const bwi_pvalue *v) { return v->type == BWI_P_INT && v->u.i >= 0; }
+static bool is_size(const bwi_pvalue *v)
+{
+    return v->type == BWI_P_INT && v->u.i >= 0;
+}
 
 /* args: storage, offset, size, stride, and in version 2 whether it needs a gradient and its hooks */
 static bw_status rebuild_tensor(bwi_unpickler *u, const bwi_pvalue *args, size_t n)
 {
-    if (n < 4 || args[0].type != BWI_P_STORAGE || !is_size(&args[1]) || args[2].type != BWI_P_TUPLE || args[3].type != BWI_P_TUPLE ||
-        args[2].u.seq->n != args[3].u.seq->n)
+    if (n < 4 || args[0].type != BWI_P_STORAGE || !is_size(&args[1]) || args[2].type != BWI_P_TUPLE ||
+        args[3].type != BWI_P_TUPLE || args[2].u.seq->n != args[3].u.seq->n)
         return refuse(u, "a tensor lacks its storage, offset, size or stride");
     size_t ndim = args[2].u.seq->n;
     if (ndim > BWI_MAX_DIMS)
@@ -393,8 +426,10 @@ static bw_status op_reduce(bwi_unpickler *u)
     const bwi_pvalue *v = args.u.seq->v;
     size_t n = args.u.seq->n;
     switch (name.u.name->kind) {
-    case ORDERED_DICT: return rebuild_dict(u, v, n);
-    case REBUILD_TENSOR: return rebuild_tensor(u, v, n);
+    case ORDERED_DICT:
+        return rebuild_dict(u, v, n);
+    case REBUILD_TENSOR:
+        return rebuild_tensor(u, v, n);
     case SIZE:
         if (n != 1 || v[0].type != BWI_P_TUPLE) return refuse(u, "a size is not made from a tuple");
         return push(u, v[0]);
@@ -404,7 +439,8 @@ static bw_status op_reduce(bwi_unpickler *u)
     case REBUILD_PARAMETER:
         if (n < 1 || v[0].type != BWI_P_TENSOR) return refuse(u, "a parameter is not made from a tensor");
         return push(u, v[0]);
-    case STORAGE: return refuse(u, "a storage inside of the pickle");
+    case STORAGE:
+        return refuse(u, "a storage inside of the pickle");
     }
 fail:
     return st;
@@ -427,35 +463,47 @@ static bw_status op_persistent(bwi_unpickler *u)
     BWI_TRY(pop(u, &id));
     const bwi_pvalue *v = id.type == BWI_P_TUPLE ? id.u.seq->v : NULL;
     size_t n = v ? id.u.seq->n : 0;
-    if (n < 5 || n > 6 || !bwi_ptext_is(&v[0], "storage") || v[1].type != BWI_P_NAME || v[1].u.name->kind != STORAGE || v[2].type != BWI_P_TEXT ||
-        !is_size(&v[4]))
+    if (n < 5 || n > 6 || !bwi_ptext_is(&v[0], "storage") || v[1].type != BWI_P_NAME || v[1].u.name->kind != STORAGE ||
+        v[2].type != BWI_P_TEXT || !is_size(&v[4]))
         return refuse(u, "a reference to something that is not a storage of a known type");
-    if (n == 6 && v[5].type != BWI_P_NONE) return bwi_fail(u->err, BW_UNSUPPORTED, "a storage is a view of another one; save a clone of its tensor");
+    if (n == 6 && v[5].type != BWI_P_NONE)
+        return bwi_fail(u->err, BW_UNSUPPORTED, "a storage is a view of another one; save a clone of its tensor");
     if (u->n_storage == UINT32_MAX) return refuse(u, "too many storages");
     BWI_TRY(reserve(u, &u->storage, u->n_storage, &u->cap_storage, sizeof *u->storage));
-    u->storage[u->n_storage] = (bwi_pstorage){.key = v[2].u.s, .key_len = v[2].len, .dtype = v[1].u.name->dtype, .numel = v[4].u.i};
+    u->storage[u->n_storage] =
+        (bwi_pstorage){.key = v[2].u.s, .key_len = v[2].len, .dtype = v[1].u.name->dtype, .numel = v[4].u.i};
     BWI_TRY(push(u, (bwi_pvalue){.type = BWI_P_STORAGE, .u.i = (int64_t)u->n_storage++}));
 fail:
     return st;
 }
 
+static bw_status op_object(bwi_unpickler *u, uint8_t op)
+{
+    return op == 'R' ? op_reduce(u) : op == 'b' ? op_build(u) : op_persistent(u);
+}
+
 /* ---- The machine ---- */
+
+static const struct {
+    const char *codes;
+    bw_status (*run)(bwi_unpickler *u, uint8_t op);
+} opcodes[] = {
+    {"NGJKM\x88\x89\x8a\x8b", op_number},
+    {"TUXBC\x8c\x8d\x8e\x96", op_text},
+    {")]}tld\x85\x86\x87", op_container},
+    {"aesu", op_add},
+    {"(012\x80\x95", op_stack},
+    {"hjqr\x94", op_memo},
+    {"c\x93", op_name},
+    {"RbQ", op_object},
+};
 
 static bw_status step(bwi_unpickler *u, uint8_t op)
 {
-    switch (op) {
-    case 'N': case 'G': case 'J': case 'K': case 'M': case 0x88: case 0x89: case 0x8a: case 0x8b: return op_number(u, op);
-    case 'T': case 'U': case 'X': case 'B': case 'C': case 0x8c: case 0x8d: case 0x8e: case 0x96: return op_text(u, op);
-    case ')': case ']': case '}': case 't': case 'l': case 'd': case 0x85: case 0x86: case 0x87: return op_container(u, op);
-    case 'a': case 'e': case 's': case 'u': return op_add(u, op);
-    case '(': case '0': case '1': case '2': case 0x80: case 0x95: return op_stack(u, op);
-    case 'h': case 'j': case 'q': case 'r': case 0x94: return op_memo(u, op);
-    case 'c': case 0x93: return op_name(u, op);
-    case 'R': return op_reduce(u);
-    case 'b': return op_build(u);
-    case 'Q': return op_persistent(u);
-    default: return bwi_fail(u->err, BW_UNSUPPORTED, "pickle, byte %zu: instruction 0x%02x is not one of those that store tensors", u->r->at - 1, op);
-    }
+    for (size_t i = 0; op && i < sizeof opcodes / sizeof *opcodes; i++)
+        if (strchr(opcodes[i].codes, op)) return opcodes[i].run(u, op);
+    return bwi_fail(u->err, BW_UNSUPPORTED, "pickle, byte %zu: instruction 0x%02x is not one of those that store tensors",
+                    u->r->at - 1, op);
 }
 
 bw_status bwi_unpickle(bwi_unpickler *u, bwi_reader *r, bwi_pvalue *out, bw_error *err)

@@ -26,7 +26,10 @@ typedef struct parse {
     char name[NAME_MAX_BYTES]; /* of the value being flattened */
 } parse;
 
-static bool is_zip(const uint8_t *data, size_t size) { return size >= sizeof zip_magic && !memcmp(data, zip_magic, sizeof zip_magic); }
+static bool is_zip(const uint8_t *data, size_t size)
+{
+    return size >= sizeof zip_magic && !memcmp(data, zip_magic, sizeof zip_magic);
+}
 
 static bool probe(const uint8_t *data, size_t size)
 {
@@ -62,8 +65,8 @@ static bw_status sort_storages(parse *p)
     for (size_t i = 1; i < u->n_storage; i++) {
         const bwi_pstorage *a = &u->storage[p->by_key[i - 1]], *b = &u->storage[p->by_key[i]];
         if (!compare_keys(a, b->key, b->key_len) && (a->dtype != b->dtype || a->numel != b->numel))
-            return bwi_fail(p->err, BW_UNSUPPORTED, "storage %.*s is used as %s [%" PRId64 "] and as %s [%" PRId64 "]", (int)a->key_len, a->key,
-                            bwi_dtype_name(a->dtype), a->numel, bwi_dtype_name(b->dtype), b->numel);
+            return bwi_fail(p->err, BW_UNSUPPORTED, "storage %.*s is used as %s [%" PRId64 "] and as %s [%" PRId64 "]",
+                            (int)a->key_len, a->key, bwi_dtype_name(a->dtype), a->numel, bwi_dtype_name(b->dtype), b->numel);
     }
     return BW_OK;
 }
@@ -119,13 +122,15 @@ static bw_status check_view(parse *p, const bwi_ptensor *t, size_t *numel)
     for (int i = 0; i < t->ndim; i++)
         if (t->dim[i] == 0) return BW_OK;
     for (int i = 0; i < t->ndim && ok; i++)
-        ok = bwi_mul(n, (size_t)t->dim[i], &n) && n <= INT64_MAX / 8 && bwi_mul((size_t)t->dim[i] - 1, (size_t)t->stride[i], &span) &&
-             bwi_add(last, span, &last);
+        ok = bwi_mul(n, (size_t)t->dim[i], &n) && n <= INT64_MAX / 8 &&
+             bwi_mul((size_t)t->dim[i] - 1, (size_t)t->stride[i], &span) && bwi_add(last, span, &last);
     *numel = n;
     if (ok && last < (size_t)s->numel) return BW_OK;
     char dims[BWI_DIMS_TEXT], strides[BWI_DIMS_TEXT];
-    return bwi_fail(p->err, BW_FORMAT, "tensor %s: shape %s with strides %s from element %" PRId64 " does not fit into its storage of %" PRId64
-                    " elements", p->name, bwi_dims_text(dims, t->ndim, t->dim), bwi_dims_text(strides, t->ndim, t->stride), t->offset, s->numel);
+    return bwi_fail(
+        p->err, BW_FORMAT,
+        "tensor %s: shape %s with strides %s from element %" PRId64 " does not fit into its storage of %" PRId64 " elements",
+        p->name, bwi_dims_text(dims, t->ndim, t->dim), bwi_dims_text(strides, t->ndim, t->stride), t->offset, s->numel);
 }
 
 /* Copies a strided tensor of numel > 0 elements into out, row-major. */
@@ -194,7 +199,8 @@ static bw_status flatten_item(parse *p, const bwi_pvalue *v, size_t len, const c
 {
     size_t dot = len ? 1 : 0;
     if (memchr(key, 0, key_len) || key_len >= sizeof p->name - len - dot)
-        return bwi_fail(p->err, BW_FORMAT, "a name in %.80s is longer than %d bytes or holds a zero byte", p->name, NAME_MAX_BYTES - 1);
+        return bwi_fail(p->err, BW_FORMAT, "a name in %.80s is longer than %d bytes or holds a zero byte", p->name,
+                        NAME_MAX_BYTES - 1);
     if (dot) p->name[len] = '.';
     memcpy(p->name + len + dot, key, key_len);
     p->name[len + dot + key_len] = 0;
@@ -218,7 +224,8 @@ static bw_status flatten(parse *p, const bwi_pvalue *v, size_t len, int depth)
         if (per == 2 && key->type == BWI_P_TEXT) {
             BWI_TRY(flatten_item(p, key + 1, len, key->u.s, key->len, depth + 1));
         } else if (per == 2 && key->type != BWI_P_INT) {
-            return bwi_fail(p->err, BW_UNSUPPORTED, "dictionary '%.80s' has a key that is neither a string nor an integer", p->name);
+            return bwi_fail(p->err, BW_UNSUPPORTED, "dictionary '%.80s' has a key that is neither a string nor an integer",
+                            p->name);
         } else {
             int n = snprintf(number, sizeof number, "%" PRId64, per == 2 ? key->u.i : (int64_t)i);
             BWI_TRY(flatten_item(p, key + per - 1, len, number, (size_t)n, depth + 1));
@@ -252,11 +259,12 @@ static bw_status read_legacy_storages(parse *p, const bwi_pvalue *keys, bwi_read
         uint64_t numel = bwi_read_u64(r);
         size_t bytes;
         if (r->bad || numel != (uint64_t)s->numel || !bwi_mul(numel, bwi_dtype_size(s->dtype), &bytes))
-            return bwi_fail(p->err, BW_FORMAT, "storage %.*s should hold %" PRId64 " elements, the file says %" PRIu64, (int)s->key_len, s->key,
-                            s->numel, numel);
+            return bwi_fail(p->err, BW_FORMAT, "storage %.*s should hold %" PRId64 " elements, the file says %" PRIu64,
+                            (int)s->key_len, s->key, s->numel, numel);
         const uint8_t *data = bwi_read_bytes(r, bytes);
         if (!data)
-            return bwi_fail(p->err, BW_FORMAT, "the file is cut short in storage %.*s of %zu bytes", (int)s->key_len, s->key, bytes);
+            return bwi_fail(p->err, BW_FORMAT, "the file is cut short in storage %.*s of %zu bytes", (int)s->key_len, s->key,
+                            bytes);
         set_data(p, at, data);
     }
     for (size_t i = 0; i < p->u.n_storage; i++)
@@ -285,8 +293,8 @@ static bw_status read_legacy(parse *p, const bwi_file *f)
     bw_status st;
     BWI_TRY(bwi_unpickle(&p->u, &r, &number, p->err));
     BWI_TRY(bwi_unpickle(&p->u, &r, &version, p->err));
-    if (number.type != BWI_P_LONG || number.len != sizeof magic || memcmp(number.u.s, magic, sizeof magic) || version.type != BWI_P_INT ||
-        version.u.i != PROTOCOL)
+    if (number.type != BWI_P_LONG || number.len != sizeof magic || memcmp(number.u.s, magic, sizeof magic) ||
+        version.type != BWI_P_INT || version.u.i != PROTOCOL)
         return bwi_fail(p->err, BW_FORMAT, "not a PyTorch checkpoint of version %d", PROTOCOL);
     BWI_TRY(bwi_unpickle(&p->u, &r, &system, p->err));
     BWI_TRY(check_system(p, &system));
@@ -319,16 +327,19 @@ static bw_status open_zip(parse *p, const bwi_file *f, zip_t **out)
 }
 
 /* Reads an entry into memory from chain; its checksum is verified. */
-static bw_status read_entry(parse *p, zip_t *z, zip_uint64_t index, const char *name, void **chain, uint8_t **data, size_t *size)
+static bw_status read_entry(parse *p, zip_t *z, zip_uint64_t index, const char *name, void **chain, uint8_t **data,
+                            size_t *size)
 {
     zip_stat_t s;
     bw_status st;
     const zip_uint64_t needed = ZIP_STAT_SIZE | ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
     if (zip_stat_index(z, index, 0, &s) != 0 || (s.valid & needed) != needed) return zip_failed(p->err, zip_get_error(z), name);
     if ((s.comp_method != ZIP_CM_STORE && s.comp_method != ZIP_CM_DEFLATE) || s.encryption_method != ZIP_EM_NONE)
-        return bwi_fail(p->err, BW_UNSUPPORTED, "zip archive, %s: compressed by a method other than deflate, or encrypted", name);
+        return bwi_fail(p->err, BW_UNSUPPORTED, "zip archive, %s: compressed by a method other than deflate, or encrypted",
+                        name);
     BWI_TRY(bwi_budget_take(&p->budget, s.size, p->err));
-    if (!(*data = bwi_own_alloc(chain, s.size))) return bwi_fail(p->err, BW_NOMEM, "out of memory for %s of %zu bytes", name, (size_t)s.size);
+    if (!(*data = bwi_own_alloc(chain, s.size)))
+        return bwi_fail(p->err, BW_NOMEM, "out of memory for %s of %zu bytes", name, (size_t)s.size);
     zip_file_t *file = zip_fopen_index(z, index, 0);
     if (!file) return zip_failed(p->err, zip_get_error(z), name);
     size_t at = 0;
@@ -374,13 +385,15 @@ static bw_status read_zip_storages(parse *p, zip_t *z, const char *name, size_t 
     BWI_TRY(sort_storages(p));
     for (size_t i = 0; i < p->u.n_storage; i = next_key(p, i)) {
         const bwi_pstorage *s = &p->u.storage[p->by_key[i]];
-        if (s->key_len > 200 || memchr(s->key, 0, s->key_len)) return bwi_fail(p->err, BW_FORMAT, "the key of a storage is not a name");
+        if (s->key_len > 200 || memchr(s->key, 0, s->key_len))
+            return bwi_fail(p->err, BW_FORMAT, "the key of a storage is not a name");
         snprintf(entry, sizeof entry, "%.*sdata/%.*s", (int)folder_len, name, (int)s->key_len, s->key);
         zip_int64_t index = zip_name_locate(z, entry, ZIP_FL_ENC_RAW);
         if (index < 0) return bwi_fail(p->err, BW_FORMAT, "zip archive: storage %s is missing", entry);
         BWI_TRY(read_entry(p, z, (zip_uint64_t)index, entry, &p->ts->own, &data, &size));
         if (!bwi_mul((size_t)s->numel, bwi_dtype_size(s->dtype), &need) || size != need)
-            return bwi_fail(p->err, BW_FORMAT, "zip archive: storage %s should hold %" PRId64 " elements of %s, it has %zu bytes", entry, s->numel,
+            return bwi_fail(p->err, BW_FORMAT,
+                            "zip archive: storage %s should hold %" PRId64 " elements of %s, it has %zu bytes", entry, s->numel,
                             bwi_dtype_name(s->dtype), size);
         set_data(p, i, data);
     }

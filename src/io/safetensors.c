@@ -10,11 +10,17 @@
 #define HEADER_MAX ((uint64_t)100000000) /* the limit of the format's reference implementation */
 #define DATA_ALIGN ((size_t)64)
 
-static bool probe(const uint8_t *data, size_t size) { return size > 8 && data[8] == '{'; }
+static bool probe(const uint8_t *data, size_t size)
+{
+    return size > 8 && data[8] == '{';
+}
 
 /* ---- Reading ---- */
 
-typedef struct extent { uint64_t begin, end; const char *name; } extent;
+typedef struct extent {
+    uint64_t begin, end;
+    const char *name;
+} extent;
 
 static int by_begin(const void *a, const void *b)
 {
@@ -30,11 +36,12 @@ static bw_status check_extents(extent *e, size_t n, uint64_t size, bw_error *err
     qsort(e, n, sizeof *e, by_begin);
     for (size_t i = 0; i < n; at = e[i++].end)
         if (e[i].begin != at)
-            return bwi_fail(err, BW_FORMAT, "tensor %s begins at byte %" PRIu64 " of the data, but the one before it ends at %" PRIu64,
+            return bwi_fail(err, BW_FORMAT,
+                            "tensor %s begins at byte %" PRIu64 " of the data, but the one before it ends at %" PRIu64,
                             e[i].name, e[i].begin, at);
     if (at != size)
-        return bwi_fail(err, BW_FORMAT, "the tensors take %" PRIu64 " bytes, but the file has %" PRIu64 " bytes of data%s", at, size,
-                        at > size ? ": it was cut short" : "");
+        return bwi_fail(err, BW_FORMAT, "the tensors take %" PRIu64 " bytes, but the file has %" PRIu64 " bytes of data%s", at,
+                        size, at > size ? ": it was cut short" : "");
     return BW_OK;
 }
 
@@ -53,23 +60,28 @@ static bw_status read_metadata(json_t *object, bwi_tensors *ts, bw_error *err)
 }
 
 /* Adds the tensor that one entry of the header describes, and its place in data [size]. */
-static bw_status read_entry(const char *name, json_t *entry, const uint8_t *data, uint64_t size, bwi_tensors *ts, extent *e, bw_error *err)
+static bw_status read_entry(const char *name, json_t *entry, const uint8_t *data, uint64_t size, bwi_tensors *ts, extent *e,
+                            bw_error *err)
 {
     json_t *dtype = json_object_get(entry, "dtype"), *shape = json_object_get(entry, "shape");
     json_t *offsets = json_object_get(entry, "data_offsets");
     json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
-    if (!json_is_string(dtype) || !json_is_array(shape) || json_array_size(offsets) != 2 || !json_is_integer(begin) || !json_is_integer(end))
+    if (!json_is_string(dtype) || !json_is_array(shape) || json_array_size(offsets) != 2 || !json_is_integer(begin) ||
+        !json_is_integer(end))
         return bwi_fail(err, BW_FORMAT, "tensor %s: its entry in the header lacks dtype, shape or data_offsets", name);
     int type = bwi_dtype_from_name(json_string_value(dtype), json_string_length(dtype));
-    if (type < 0) return bwi_fail(err, BW_UNSUPPORTED, "tensor %s: type %.40s is not supported", name, json_string_value(dtype));
+    if (type < 0)
+        return bwi_fail(err, BW_UNSUPPORTED, "tensor %s: type %.40s is not supported", name, json_string_value(dtype));
     json_int_t from = json_integer_value(begin), to = json_integer_value(end);
     if (from < 0 || to < from || (uint64_t)to > size)
-        return bwi_fail(err, BW_FORMAT, "tensor %s: bytes %" PRId64 " to %" PRId64 " are outside of the %" PRIu64 " bytes of data in the file",
+        return bwi_fail(err, BW_FORMAT,
+                        "tensor %s: bytes %" PRId64 " to %" PRId64 " are outside of the %" PRIu64 " bytes of data in the file",
                         name, (int64_t)from, (int64_t)to, size);
     int64_t dim[BWI_MAX_DIMS];
     size_t ndim = json_array_size(shape);
     if (ndim > BWI_MAX_DIMS)
-        return bwi_fail(err, BW_UNSUPPORTED, "tensor %s has %zu dimensions, at most %d are supported", name, ndim, BWI_MAX_DIMS);
+        return bwi_fail(err, BW_UNSUPPORTED, "tensor %s has %zu dimensions, at most %d are supported", name, ndim,
+                        BWI_MAX_DIMS);
     for (size_t i = 0; i < ndim; i++) {
         json_t *d = json_array_get(shape, i);
         if (!json_is_integer(d)) return bwi_fail(err, BW_FORMAT, "tensor %s: dimension %zu is not an integer", name, i);
@@ -93,7 +105,9 @@ static bw_status parse_header(const uint8_t *text, size_t len, json_t **out, bw_
     *out = json_loadb((const char *)text, len, JSON_REJECT_DUPLICATES, &e);
     if (*out && json_is_object(*out)) return BW_OK;
     if (*out) return bwi_fail(err, BW_FORMAT, "the header is not a JSON object");
-    if (json_error_code(&e) == json_error_out_of_memory) return bwi_fail(err, BW_NOMEM, "out of memory for a header of %zu bytes", len);
+    /* Lack of memory for the parser itself comes without a message. */
+    if (!e.text[0] || json_error_code(&e) == json_error_out_of_memory)
+        return bwi_fail(err, BW_NOMEM, "out of memory for a header of %zu bytes", len);
     return bwi_fail(err, BW_FORMAT, "the header is not valid JSON at byte %d: %s", e.position, e.text);
 }
 
@@ -106,8 +120,9 @@ static bw_status read_file(bwi_file *f, bwi_tensors *ts, bw_error *err)
     bwi_reader r = {.data = f->data, .size = f->size};
     uint64_t len = bwi_read_u64(&r);
     if (r.bad || len > f->size - 8)
-        return bwi_fail(err, BW_FORMAT, "the header should take %" PRIu64 " bytes, but the file has only %zu: it is damaged or cut short",
-                        len, f->size);
+        return bwi_fail(err, BW_FORMAT,
+                        "the header should take %" PRIu64 " bytes, but the file has only %zu: it is damaged or cut short", len,
+                        f->size);
     if (len > HEADER_MAX) return bwi_fail(err, BW_FORMAT, "a header of %" PRIu64 " bytes is too long", len);
     BWI_TRY(parse_header(f->data + 8, (size_t)len, &header, err));
     const uint8_t *data = f->data + 8 + len;
@@ -170,8 +185,8 @@ static bw_status add_string(bwi_text *t, const char *s, bw_error *err)
     return BW_OK;
 }
 
-static bw_status make_header(bwi_text *h, const bwi_tensor *t, size_t n, const char *const *key, const char *const *value, size_t n_meta,
-                             bw_error *err)
+static bw_status make_header(bwi_text *h, const bwi_tensor *t, size_t n, const char *const *key, const char *const *value,
+                             size_t n_meta, bw_error *err)
 {
     bw_status st;
     uint64_t at = 0;
@@ -190,21 +205,24 @@ static bw_status make_header(bwi_text *h, const bwi_tensor *t, size_t n, const c
         if (!strcmp(t[i].name, "__metadata__")) return bwi_fail(err, BW_ARG, "a tensor cannot have the name __metadata__");
         bwi_text_add(h, ",");
         BWI_TRY(add_string(h, t[i].name, err));
-        bwi_text_add(h, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", bwi_dtype_name(t[i].dtype),
-                     bwi_dims_text(dims, t[i].ndim, t[i].dim), at, at + t[i].bytes);
+        bwi_text_add(h, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
+                     bwi_dtype_name(t[i].dtype), bwi_dims_text(dims, t[i].ndim, t[i].dim), at, at + t[i].bytes);
         at += t[i].bytes;
     }
     bwi_text_add(h, "}");
     while (!h->failed && (8 + h->len) % DATA_ALIGN) bwi_text_add(h, " ");
-    if (h->failed) st = bwi_fail(err, BW_NOMEM, "out of memory for the header");
-    else if (h->len > HEADER_MAX) st = bwi_fail(err, BW_ARG, "the header would take %zu bytes, more than the format allows", h->len);
-    else st = BW_OK;
+    if (h->failed)
+        st = bwi_fail(err, BW_NOMEM, "out of memory for the header");
+    else if (h->len > HEADER_MAX)
+        st = bwi_fail(err, BW_ARG, "the header would take %zu bytes, more than the format allows", h->len);
+    else
+        st = BW_OK;
 fail:
     return st;
 }
 
-bw_status bwi_safetensors_write(const char *path, const bwi_tensor *t, size_t n, const char *const *key, const char *const *value,
-                                size_t n_meta, bw_error *err)
+bw_status bwi_safetensors_write(const char *path, const bwi_tensor *t, size_t n, const char *const *key,
+                                const char *const *value, size_t n_meta, bw_error *err)
 {
     bw_status st;
     bwi_text header = {0};

@@ -8,9 +8,12 @@
 static const char *const wrappers[] = {"state_dict.", "model_state_dict.", "model.", "net.", "network.", "module."};
 
 /* Layers that go by several names. */
-static const struct { const char *theirs, *ours; bool first /* only as the first part of a name */; } renames[] = {
-    {"fc", "linear", false},      {"classifier", "linear", false}, {"shortcut", "downsample", false}, {"norm", "bn", false},
-    {"norm1", "bn1", false},      {"norm2", "bn2", false},         {"bn2", "bn_last", true},
+static const struct {
+    const char *theirs, *ours;
+    bool first /* only as the first part of a name */;
+} renames[] = {
+    {"fc", "linear", false}, {"classifier", "linear", false}, {"shortcut", "downsample", false}, {"norm", "bn", false},
+    {"norm1", "bn1", false}, {"norm2", "bn2", false},         {"bn2", "bn_last", true},
 };
 
 typedef struct source {
@@ -45,7 +48,9 @@ static char *rename_layers(const char *name)
         const char *dot = strchr(part, '.'), *to = NULL;
         size_t len = dot ? (size_t)(dot - part) : strlen(part);
         for (size_t i = 0; i < sizeof renames / sizeof *renames && !to; i++)
-            if (strlen(renames[i].theirs) == len && !memcmp(renames[i].theirs, part, len) && (part == name || !renames[i].first)) to = renames[i].ours;
+            if (strlen(renames[i].theirs) == len && !memcmp(renames[i].theirs, part, len) &&
+                (part == name || !renames[i].first))
+                to = renames[i].ours;
         bwi_text_add(&t, "%s%.*s", part == name ? "" : ".", to ? (int)strlen(to) : (int)len, to ? to : part);
         part = dot ? dot + 1 : NULL;
     }
@@ -147,7 +152,8 @@ static void load_params(bwi_graph *g, sources *s, bool *loaded, bwi_text *report
             bwi_text_add(report, strcmp(t->name, p->name) ? " as %s\n" : "\n", t->name);
             ++*found;
         } else if (t) {
-            bwi_text_add(&lacking, "missing: %s %s: the file's %s is %s\n", p->name, want, t->name, bwi_dims_text(have, t->ndim, t->dim));
+            bwi_text_add(&lacking, "missing: %s %s: the file's %s is %s\n", p->name, want, t->name,
+                         bwi_dims_text(have, t->ndim, t->dim));
             ++*missing;
         } else if (p->role == BWI_PARAM_QUANT) {
             unset++;
@@ -199,8 +205,8 @@ bw_status bwi_import_params(bwi_graph *g, const bwi_tensors *ts, bwi_text *repor
             memcpy(q->theta0, q->theta, sizeof q->theta0);
         }
     list_extra(&s, &lines, extra);
-    bwi_text_add(report, "%d of %d parameters of %s found, %d missing, %d tensors left over\n%s", found, g->n_params, g->family, *missing, *extra,
-                 lines.s ? lines.s : "");
+    bwi_text_add(report, "%d of %d parameters of %s found, %d missing, %d tensors left over\n%s", found, g->n_params, g->family,
+                 *missing, *extra, lines.s ? lines.s : "");
     if (lines.failed || report->failed) st = bwi_fail(err, BW_NOMEM, "out of memory for the report");
 fail:
     bwi_free(lines.s);
@@ -214,8 +220,10 @@ static bw_status fail_missing(const char *path, const bwi_graph *g, int missing,
 {
     const char *line = strstr(report, "\nmissing: ");
     line = line ? line + strlen("\nmissing: ") : "";
-    return bwi_fail(err, BW_SHAPE, "%s does not fit network %s: %d parameters are missing, the first is %.*s; is it another network or shortcut?", path,
-                    g->family, missing, (int)strcspn(line, "\n"), line);
+    return bwi_fail(
+        err, BW_SHAPE,
+        "%s does not fit network %s: %d parameters are missing, the first is %.*s; is it another network or shortcut?", path,
+        g->family, missing, (int)strcspn(line, "\n"), line);
 }
 
 /* A file with layers that only another variant of g's network has is not for g, even if it has all that g needs: BW_SHAPE. */
@@ -224,7 +232,8 @@ static bw_status check_variant(const char *path, const bwi_graph *g, const bwi_t
     bw_status st;
     bwi_graph *full = NULL;
     sources s = {0};
-    const bwi_net_options o = {.shortcut = "projection", .last_bn = true, .classes = g->classes, .input = g->value[0].shape}; /* has every layer */
+    const bwi_net_options o = {
+        .shortcut = "projection", .last_bn = true, .classes = g->classes, .input = g->value[0].shape}; /* has every layer */
     BWI_TRY(bwi_net_create(&full, g->family, &o, BWI_DT_F32, err));
     BWI_TRY(sources_make(&s, ts, err));
     for (int i = 0; i < g->n_params; i++) sources_find(&s, g->param[i].name);
@@ -232,7 +241,8 @@ static bw_status check_variant(const char *path, const bwi_graph *g, const bwi_t
         const bwi_param *p = &full->param[i];
         const bwi_tensor *t = bwi_graph_param(g, p->name) ? NULL : sources_find(&s, p->name);
         if (!t || !same_shape(p, t)) continue;
-        st = bwi_fail(err, BW_SHAPE, "%s does not fit network %s: its %s would not be used; is it one with %s?", path, g->family, t->name,
+        st = bwi_fail(err, BW_SHAPE, "%s does not fit network %s: its %s would not be used; is it one with %s?", path,
+                      g->family, t->name,
                       strstr(p->name, "downsample") ? "projection shortcuts" : "a batch norm before the last layer (last_bn)");
         break;
     }
@@ -287,7 +297,8 @@ bw_status bwi_export_params(const bwi_graph *g, bwi_tensors *ts, bw_error *err)
         size_t size = bwi_dtype_size(p->dtype);
         uint8_t *copy = bwi_own_alloc(&ts->own, p->numel * size);
         if (!copy) return bwi_fail(err, BW_NOMEM, "out of memory for parameter %s", p->name);
-        for (size_t k = 0; k < p->numel; k++) memcpy(copy + k * size, (const uint8_t *)p->data + memory_index(p, k) * size, size);
+        for (size_t k = 0; k < p->numel; k++)
+            memcpy(copy + k * size, (const uint8_t *)p->data + memory_index(p, k) * size, size);
         BWI_TRY(bwi_tensors_add(ts, p->name, p->dtype, p->ndim, p->dim, copy, err));
     }
 fail:
@@ -322,8 +333,10 @@ static bw_status find_classes(const bwi_tensors *ts, const char *net, bwi_net_op
     BWI_TRY(sources_make(&s, ts, err));
     const bwi_tensor *t = last ? sources_find(&s, last->name) : NULL;
     if (!t || t->ndim < 1 || t->dim[0] < 2 || t->dim[0] > 1000000)
-        st = bwi_fail(err, BW_SHAPE, "cannot tell the number of classes: there is no tensor that fits %s; is this a %s? If so, give the number",
-                      last ? last->name : "a last layer", net);
+        st =
+            bwi_fail(err, BW_SHAPE,
+                     "cannot tell the number of classes: there is no tensor that fits %s; is this a %s? If so, give the number",
+                     last ? last->name : "a last layer", net);
     else
         o->classes = (int)t->dim[0];
 fail:
@@ -346,11 +359,12 @@ static bw_status check_normalize(const char *name, bw_error *err)
 /* The part of a recipe that describes the network; its names have been checked, so they need no quotes. */
 static char *make_recipe(const bwi_graph *g, const bwi_net_options *o, const char *normalize)
 {
-    return bwi_asprintf("name: %s\nnet:\n  family: %s\n  shortcut: %s\n  classes: %d\n  last_bn: %s\ndata:\n  normalize: %s\n", g->family, g->family,
-                        o->shortcut, o->classes, o->last_bn ? "true" : "false", normalize);
+    return bwi_asprintf("name: %s\nnet:\n  family: %s\n  shortcut: %s\n  classes: %d\n  last_bn: %s\ndata:\n  normalize: %s\n",
+                        g->family, g->family, o->shortcut, o->classes, o->last_bn ? "true" : "false", normalize);
 }
 
-static bw_status write_model(const char *path, const bwi_graph *g, const bwi_net_options *o, const char *normalize, bw_error *err)
+static bw_status write_model(const char *path, const bwi_graph *g, const bwi_net_options *o, const char *normalize,
+                             bw_error *err)
 {
     bw_status st;
     bwi_tensors ts = {0};
@@ -358,7 +372,8 @@ static bw_status write_model(const char *path, const bwi_graph *g, const bwi_net
     if (!recipe) return bwi_fail(err, BW_NOMEM, "out of memory for the recipe");
     BWI_TRY(bwi_export_params(g, &ts, err));
     BWI_TRY(bwi_export_meta(&ts, "model", recipe, normalize, err));
-    BWI_TRY(bwi_safetensors_write(path, ts.t, ts.n, (const char *const *)ts.key, (const char *const *)ts.value, ts.n_meta, err));
+    BWI_TRY(
+        bwi_safetensors_write(path, ts.t, ts.n, (const char *const *)ts.key, (const char *const *)ts.value, ts.n_meta, err));
 fail:
     bwi_free(recipe);
     bwi_tensors_free(&ts);
@@ -374,7 +389,10 @@ bw_status bw_import(const char *in, const char *out, const bw_import_options *op
     int missing, extra;
     *report = NULL;
     const char *normalize = options->normalize ? options->normalize : "cifar";
-    bwi_net_options o = {.shortcut = options->shortcut ? options->shortcut : "A", .last_bn = options->last_bn, .classes = options->classes, .input = {32, 32, 3}};
+    bwi_net_options o = {.shortcut = options->shortcut ? options->shortcut : "A",
+                         .last_bn = options->last_bn,
+                         .classes = options->classes,
+                         .input = {32, 32, 3}};
     if (!options->net) return bwi_fail(err, BW_ARG, "%s: import needs the name of the network that the weights belong to", in);
     BWI_TRY(check_normalize(normalize, err));
     BWI_TRY(bwi_tensors_read(&ts, in, NULL, err));

@@ -19,12 +19,14 @@
  * all there becomes ready. *missing counts parameters without a tensor or with one of another shape, which keep their values; parameters of
  * quantizers are not counted, since they are set from data when they are not there. *extra counts tensors that fit nothing (but for
  * num_batches_tracked). The first line of the report sums up; the others list what was found, is missing and is left over, with shapes. */
-BW_MUST_USE bw_status bwi_import_params(bwi_graph *g, const bwi_tensors *ts, bwi_text *report, int *missing, int *extra, bw_error *err);
+BW_MUST_USE bw_status bwi_import_params(bwi_graph *g, const bwi_tensors *ts, bwi_text *report, int *missing, int *extra,
+                                        bw_error *err);
 /* The same from a file of any format, where nothing may be missing and no layer of another variant of the network may be left over. *report: one line, freed with bwi_free. */
 BW_MUST_USE bw_status bwi_import_file(bwi_graph *g, const char *path, char **report, bw_error *err);
 
 /* Appends copies of all parameters to ts, in the graph's order; not those of quantizers that are not ready. */
 BW_MUST_USE bw_status bwi_export_params(const bwi_graph *g, bwi_tensors *ts, bw_error *err);
 /* Appends the metadata above to ts. */
-BW_MUST_USE bw_status bwi_export_meta(bwi_tensors *ts, const char *kind, const char *recipe, const char *normalize, bw_error *err);
+BW_MUST_USE bw_status bwi_export_meta(bwi_tensors *ts, const char *kind, const char *recipe, const char *normalize,
+                                      bw_error *err);
 #endif

@@ -6,6 +6,7 @@ Needs PyTorch.
 import io
 import json
 import os
+import pickle
 import struct
 import zipfile
 from collections import OrderedDict
@@ -108,9 +109,32 @@ def one_storage(values):
     return ONE_KEY + struct.pack("<q", len(values)) + struct.pack("<%df" % len(values), *values)
 
 
-def pt(value, new):
+def th(value):
+    """torch.save in the old layout, with keys that are not addresses, so that the bytes do not change from run to run."""
+    storages = {}
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, x):
+            if not torch.is_storage(x):
+                return None
+            _, s = storages.setdefault(x._cdata, (str(len(storages)), x))
+            return ("storage", getattr(torch, x.pickle_storage_type()), storages[x._cdata][0], "cpu", len(s), None)
+
     buffer = io.BytesIO()
-    torch.save(value, buffer, _use_new_zipfile_serialization=new)
+    Pickler(buffer, 2).dump(value)
+    pickle.dump([key for key, _ in storages.values()], buffer, 2)
+    for _, s in storages.values():
+        raw = torch.tensor([], dtype=s.dtype).set_(s)
+        raw = raw.view(torch.int16) if s.dtype == torch.bfloat16 else raw
+        buffer.write(struct.pack("<q", len(s)) + raw.numpy().tobytes())
+    data = legacy(b"", b"")[:-3] + buffer.getvalue()  # without the empty pickle
+    assert repr(torch.load(io.BytesIO(data))) == repr(value)
+    return data
+
+
+def pt(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
     return buffer.getvalue()
 
 
@@ -142,15 +166,15 @@ def write_pytorch():
     }
     checkpoint["state_dict"]._metadata = OrderedDict(version=1)
     store, deflate = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
-    zipped = pt(checkpoint, True)
-    bare = pt({"a": torch.zeros(64)}, True)
+    zipped = pt(checkpoint)
+    bare = pt({"a": torch.zeros(64)})
     loop = b"]q\x00h\x00a"
     laughs = b"]q\x00" + b"".join(b"0](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(40))
     files = {
-        "valid.th": pt(checkpoint, False),
+        "valid.th": th(checkpoint),
         "valid.pt": zipped,
         "deflated.pt": rezip(zipped, lambda n, d: (d, deflate)),
-        "tensor.pt": pt(a[:, 1], True),
+        "tensor.pt": pt(a[:, 1]),
         "bomb.pt": rezip(bare, lambda n, d: (bytes(3 << 20), deflate) if n.endswith("data/0") else (d, store)),
         "no_storage.pt": rezip(bare, lambda n, d: None if n.endswith("data/0") else (d, store)),
         "no_pickle.pt": rezip(bare, lambda n, d: None if n.endswith("pkl") else (d, store)),
@@ -166,6 +190,12 @@ def write_pytorch():
         "underflow.th": legacy(b"(at"),
         "persid.th": legacy(b"NQ"),
         "one.th": legacy(tensor([2, 2], [2, 1], 1, 5), one_storage([1, 2, 3, 4, 5])),
+        "python2.th": legacy(
+            b"ccollections\nOrderedDict\n](]q\x01(U\x01w" + tensor([1], [1]) + b"e(U\x04sizectorch\nSize\n(K\x02K\x03t\x85Rt"
+            + b"(U\x05bytesc_codecs\nencode\n(X\x01\x00\x00\x00aX\x06\x00\x00\x00latin1tRt(J\xfc\xff\xff\xffU\x02okte\x85R}b",
+            one_storage([7]),
+        ),
+        "many_dims.th": legacy(tensor([1] * 9, [1] * 9), one_storage([1])),
         "outside.th": legacy(tensor([2, 2], [2, 1], 2, 5), one_storage([1, 2, 3, 4, 5])),
         "negative_stride.th": legacy(tensor([2], [-1], 1, 5), one_storage([1, 2, 3, 4, 5])),
         "stride_overflow.th": legacy(tensor([1 << 32, 1 << 32], [1 << 32, 1 << 32], 0, 5), one_storage([1, 2, 3, 4, 5])),
