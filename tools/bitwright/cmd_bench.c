@@ -24,7 +24,7 @@ static const option options[] = {
     {OPT_ARG, "WHAT", NULL, "train: one training step", AT(what), 0, 0, NULL, NULL},
     {OPT_TEXT, "net", "NAME", "network; resnet20 by default", AT(net), 0, 0, NULL, NULL},
     {OPT_INT, "batch", "N", "images a step; 128 by default", AT(batch), 1, 65536, NULL, NULL},
-    {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 4096, NULL, NULL},
+    {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
     {OPT_INT, "steps", "N", "steps to time, after warm-up; 20 by default", AT(steps), 1, 1000000, NULL, NULL},
     {OPT_TEXT, "only", "NAMES", "only these configurations, separated by commas", AT(only), 0, 0, NULL, NULL},
     {OPT_TEXT, "pytorch", "PYTHON",

@@ -12,13 +12,13 @@ typedef struct eval_options {
 #define AT(f) offsetof(eval_options, f)
 static const option options[] = {
     {OPT_ARG, "MODEL", NULL, "model or checkpoint (safetensors) of this program", AT(model), 0, 0, NULL, NULL},
-    {OPT_TEXT, "data", "SPEC", "data set: cifar10:DIR, cifar100:DIR or shapes; what the model was trained on by default",
+    {OPT_TEXT, "data", "SPEC", "data set: shapes, cifar10:DIR, cifar100:DIR; what the model was trained on by default",
      AT(data), 0, 0, NULL, NULL},
     {OPT_TEXT, "normalize", "NAME", "constants: cifar, imagenet or half; as stored in the model by default", AT(normalize), 0,
      0, NULL, NULL},
     {OPT_CHOICE, "precision", NULL, "f32 (default), or fast: integer convolutions", AT(precision), 0, 0, "f32|fast", NULL},
     {OPT_INT, "batch", "N", "images at a time; 250 by default", AT(batch), 1, 65536, NULL, NULL},
-    {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 4096, NULL, NULL},
+    {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
     {OPT_FLAG, "train-split", NULL, "the training images, without augmentation, instead of the test images", AT(train_split), 0,
      0, NULL, NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},

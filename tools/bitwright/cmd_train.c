@@ -21,13 +21,13 @@ static const option options[] = {
      NULL, NULL},
     {OPT_LIST, "set", "KEY=VALUE", "change a key of the recipe; may be given several times (keys: --keys)", AT(set), 0, 0, NULL,
      NULL},
-    {OPT_TEXT, "data", "SPEC", "data set: cifar10:DIR, cifar100:DIR or shapes", AT(set), 0, 0, NULL, "data.source"},
+    {OPT_TEXT, "data", "SPEC", "data set: shapes, cifar10:DIR, cifar100:DIR", AT(set), 0, 0, NULL, "data.source"},
     {OPT_TEXT, "init", "FILE", "model whose weights the run starts from", AT(set), 0, 0, NULL, "init"},
     {OPT_INT, "epochs", "N", "number of epochs", AT(set), 1, 1000000, NULL, "train.epochs"},
-    {OPT_INT, "seed", "N", "seed of weights, order and augmentation", AT(set), 0, INT64_MAX, NULL, "train.seed"},
+    {OPT_INT, "seed", "N", "seed of weights, order and augmentation", AT(set), 0, INT32_MAX, NULL, "train.seed"},
     {OPT_CHOICE, "precision", NULL, "f32, or fast: integer forward passes and bf16 gradients where the CPU has them", AT(set),
      0, 0, "f32|fast", "train.precision"},
-    {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(set), 0, 4096, NULL, "train.threads"},
+    {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(set), 0, 1024, NULL, "train.threads"},
     {OPT_FLAG, "resume", NULL, "continue from the checkpoint in the folder, if there is one", AT(resume), 0, 0, NULL, NULL},
     {OPT_FLAG, "overwrite", NULL, "start anew in a folder that holds a run", AT(overwrite), 0, 0, NULL, NULL},
     {OPT_INT, "checkpoint-steps", "N", "also save a checkpoint every N steps, besides every epoch", AT(checkpoint_steps), 1,
@@ -92,29 +92,25 @@ static int print_keys(void)
 {
     const char *key, *type, *def, *help;
     for (size_t i = 0; bw_recipe_key(i, &key, &type, &def, &help); i++)
-        printf("%-28s %-8s %-12s %s\n", key, type, *def ? def : "-", help);
+        printf("%-26s %s\n%-26s   %s; default %s\n", key, help, "", type, *def ? def : "empty");
     return EXIT_OK;
 }
 
-/* "runs/" and the recipe's name, which is the value of the line "name:" of its text. */
-static char *default_folder(const char *text)
+/* "runs/" and the name that the resolved recipe has in its line "name:", or else the name of its file. */
+static char *default_folder(const char *text, const char *path)
 {
-    const char *p = strncmp(text, "name:", 5) == 0 ? text : strstr(text, "\nname:");
-    size_t size = 0, len = 0;
-    char *folder;
-    if (p) {
-        p = strchr(p, ':') + 1;
-        p += strspn(p, " \"'");
-        len = strcspn(p, "\"'\n");
+    const char *line = strncmp(text, "name:", 5) == 0 ? text : strstr(text, "\nname:");
+    const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    size_t len = strrchr(name, '.') > name ? (size_t)(strrchr(name, '.') - name) : strlen(name);
+    if (line) {
+        line = strchr(line, ':') + 1;
+        line += strspn(line, " \"'");
+        if (strcspn(line, "\"'\n") > 0) name = line, len = strcspn(line, "\"'\n");
     }
-    size = sizeof "runs/" + (len ? len : strlen("run"));
-    folder = malloc(size);
+    char *folder = malloc(sizeof "runs/" + len);
     if (!folder) return NULL;
-    if (len)
-        snprintf(folder, size, "runs/%.*s", (int)len, p);
-    else
-        snprintf(folder, size, "runs/run");
-    for (char *c = folder + 5; *c; c++) {
+    snprintf(folder, sizeof "runs/" + len, "runs/%.*s", (int)len, name);
+    for (char *c = folder + sizeof "runs/" - 1; *c; c++) {
         if (*c == '/' || *c == ' ') *c = '-'; /* a name is one folder */
     }
     return folder;
@@ -210,7 +206,7 @@ static int run(void *options_)
     if (bw_recipe_load(&recipe, o->recipe, (const char *const *)o->set.v, o->set.n, &err) != BW_OK)
         return report_failure("train", &err);
     const char *text = bw_recipe_text(recipe);
-    if (text && !o->out) made = default_folder(text);
+    if (text && !o->out) made = default_folder(text, o->recipe);
     if (!text || (!o->out && !made))
         fputs("bitwright train: out of memory\n", stderr);
     else if (o->dry_run)

@@ -1,0 +1,98 @@
+#!/bin/sh
+# A tiny run from the recipe to the model: outputs, interruption and resuming, evaluation, info and import of what was written.
+. tests/cli/helpers
+
+cat >tiny.yaml <<'YAML'
+name: tiny
+data:
+  source: shapes
+  limit: 96
+optim:
+  lr: 0.05
+train:
+  epochs: 2
+  batch: 32
+  threads: 2
+quant:
+  weight: lsq
+  activation: lsq
+  weight_bits: 2
+  activation_bits: 2
+  policy: first-last-8
+YAML
+
+expect 0 train tiny.yaml --dry-run
+has out "epochs: 2"
+has out "layer3.2.conv2"
+expect 0 train tiny.yaml --dry-run --json
+json out
+[ ! -e runs ] || fail "a dry run made a folder"
+
+# stderr is a file here: plain lines, nothing rewritten.
+expect 0 train tiny.yaml
+has out "test accuracy"
+has out "runs/tiny/model.safetensors"
+has err "epoch 2/2"
+if grep -q "$(printf '\r')" err; then fail "a line is rewritten though stderr is no terminal"; fi
+for f in checkpoint.safetensors best.safetensors model.safetensors log.jsonl recipe.yaml; do
+    [ -s "runs/tiny/$f" ] || fail "runs/tiny/$f is missing"
+done
+json runs/tiny/log.jsonl
+
+# A folder that holds a run is not touched unless that is asked for.
+cp runs/tiny/model.safetensors first.safetensors
+expect 1 train tiny.yaml --seed 5
+has err "runs/tiny"
+cmp -s runs/tiny/model.safetensors first.safetensors || fail "a run was overwritten"
+expect 0 train tiny.yaml --overwrite --json --quiet
+silent err
+json out '$o->{epoch} && defined $o->{train_loss}'
+[ "$(wc -l <out)" = 2 ] || fail "not one line an epoch"
+cmp -s runs/tiny/model.safetensors first.safetensors || fail "the same recipe gave another model"
+
+# Stopped, continued: the same bytes.
+expect 1 train tiny.yaml --out runs/stopped --stop-after-steps 4 --quiet
+has err "Continue with:"
+has err "bitwright train tiny.yaml --out runs/stopped --quiet --resume"
+expect 0 train tiny.yaml --out runs/stopped --quiet --resume
+cmp -s runs/stopped/model.safetensors first.safetensors || fail "the resumed run gave another model"
+
+# A signal: a checkpoint, exit status 1, and the way to go on. The run is long enough to be still going.
+"$bitwright" train tiny.yaml --out runs/signal --epochs 200 >out 2>err &
+pid=$!
+tries=0
+until grep -q "epoch 1/" err || [ $tries = 300 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+done
+kill -TERM $pid
+status=0
+wait $pid || status=$?
+[ $status = 1 ] || fail "exit status $status after SIGTERM"
+has err "--resume"
+[ -s runs/signal/checkpoint.safetensors ] || fail "no checkpoint after SIGTERM"
+
+expect 0 eval runs/tiny/model.safetensors --json
+json out '$o->{images} == 96 && $o->{top5} >= $o->{top1} && $o->{loss} > 0 && $o->{images_per_s} > 0'
+silent err
+expect 0 eval runs/tiny/model.safetensors --train-split --batch 50
+has out "top-1"
+expect 0 eval runs/tiny/checkpoint.safetensors --precision fast
+expect 2 eval runs/tiny/model.safetensors --normalize imagnet
+has err "imagenet"
+expect 0 info runs/tiny/model.safetensors
+has out "resnet20"
+expect 0 info runs/tiny/model.safetensors --json
+json out
+expect 0 info runs/tiny/checkpoint.safetensors --json
+json out
+
+# A float model is a weights file that import takes.
+expect 0 train tiny.yaml --out runs/float --set quant.weight=none --set quant.activation=none --epochs 1 --quiet
+expect 0 import runs/float/model.safetensors --net resnet20 --out imported.safetensors
+[ -s imported.safetensors ] || fail "no imported model"
+expect 0 import runs/float/model.safetensors --net resnet20 --out imported.safetensors --json
+json out '$o->{out} eq "imported.safetensors" && @{$o->{report}} && $o->{model}'
+expect 1 import runs/float/model.safetensors --net resnet32 --out other.safetensors
+[ ! -e other.safetensors ] || fail "a failed import left its file"
+finish
