@@ -13,8 +13,8 @@ typedef struct bwi_dataset_row {
 } bwi_dataset_row;
 typedef struct bwi_dataset {
     const bwi_dataset_row *row;
-    int n[2];             /* images per split */
-    bwi_shape shape;      /* 32, 32, 3 */
+    int n[2];        /* images per split */
+    bwi_shape shape; /* 32, 32, 3 */
     int classes;
     const char *const *class_name; /* [classes] or NULL */
     /* Image i of a split as [h,w,c] uint8 into out (thread-safe); returns its label. */
@@ -28,30 +28,35 @@ BW_MUST_USE bw_status bwi_dataset_open(bwi_dataset **out, const char *spec, bw_e
 void bwi_dataset_close(bwi_dataset **d);
 
 /* Normalisation by name: (x/255 - mean) / std per channel. Rows: "cifar" (.4914,.4822,.4465 / .2023,.1994,.2010), "imagenet", "half" (.5 / .5). */
-typedef struct bwi_normalize { const char *name, *summary; float mean[3], std[3]; } bwi_normalize;
+typedef struct bwi_normalize {
+    const char *name, *summary;
+    float mean[3], std[3];
+} bwi_normalize;
 const bwi_normalize *bwi_normalize_at(size_t i);
 const bwi_normalize *bwi_normalize_find(const char *name);
 
 typedef struct bwi_loader_options {
     bwi_split split;
     int batch;
-    bool augment;       /* random crop of the image padded by 4 black pixels, then a horizontal flip with probability 1/2, as torchvision */
+    bool
+        augment; /* random crop of the image padded by 4 black pixels, then a horizontal flip with probability 1/2, as torchvision */
     bool shuffle;
-    bool drop_last;     /* otherwise the last batch of an epoch may be smaller */
+    bool drop_last; /* otherwise the last batch of an epoch may be smaller */
     uint64_t seed;
     const bwi_normalize *normalize;
-    int limit;          /* > 0: use only the first so many images of the split; more than there are means all */
+    int limit; /* > 0: use only the first so many images of the split; more than there are means all */
 } bwi_loader_options;
 typedef struct bwi_batch {
-    const float *x;         /* [n,h,w,c], normalised; valid, like the rest, until the next call of next, start or destroy */
-    const int32_t *labels;  /* [n] */
-    const uint32_t *index;  /* [n] image numbers */
+    const float *x;        /* [n,h,w,c], normalised; valid, like the rest, until the next call of next, start or destroy */
+    const int32_t *labels; /* [n] */
+    const uint32_t *index; /* [n] image numbers */
     int n;
 } bwi_batch;
 /* Prefetching loader: a thread prepares the next batches while the caller computes. Order, crops and flips depend only on seed, epoch and image
  * number, so a loader started at (epoch, step) continues exactly. The data set and the normalisation must outlive the loader. */
 typedef struct bwi_loader bwi_loader;
-BW_MUST_USE bw_status bwi_loader_create(bwi_loader **out, const bwi_dataset *d, const bwi_loader_options *options, bw_error *err);
+BW_MUST_USE bw_status bwi_loader_create(bwi_loader **out, const bwi_dataset *d, const bwi_loader_options *options,
+                                        bw_error *err);
 void bwi_loader_destroy(bwi_loader **l);
 int bwi_loader_steps(const bwi_loader *l); /* batches an epoch */
 /* Begins epoch (from 0) at batch `step`, at any moment: batches prepared for another place are dropped. */

@@ -4,21 +4,22 @@
 #include "base/status.h"
 #include "tensor/tensor.h"
 
-#define BWI_OPTIM_STATES 2
+#define BWI_OPTIM_STATES   2
 #define BWI_OPTIM_PARALLEL 65536 /* elements from which a step is shared between threads */
 /* Settings of a parameter group. */
 typedef struct bwi_group {
     double lr, weight_decay; /* lr before the schedule */
-    double momentum; bool nesterov; /* sgd */
-    double beta1, beta2, eps;       /* adam: .9 .999 1e-8 */
+    double momentum;
+    bool nesterov;            /* sgd */
+    double beta1, beta2, eps; /* adam: .9 .999 1e-8 */
 } bwi_group;
 /* One array being optimized. */
 typedef struct bwi_slot {
     const char *name;
-    bwi_dtype dtype;     /* F32 or F64 */
+    bwi_dtype dtype; /* F32 or F64 */
     size_t n;
-    void *data;          /* in/out */
-    const void *grad;    /* in */
+    void *data;                    /* in/out */
+    const void *grad;              /* in */
     void *state[BWI_OPTIM_STATES]; /* [n] dtype, in/out, zero at the start */
     int group;
 } bwi_slot;
@@ -35,10 +36,11 @@ const bwi_optimizer *bwi_optimizer_at(size_t i);
 const bwi_optimizer *bwi_optimizer_find(const char *name);
 
 typedef struct bwi_schedule_options {
-    bool per_step;            /* otherwise the factor changes only between epochs */
-    int64_t epochs, steps;    /* of the run, and per epoch */
-    double warmup_epochs;     /* linear ramp times the schedule, always by step: (t + 1) / (warmup_epochs * steps) at global step t */
-    double gamma;             /* step: factor at each milestone */
+    bool per_step;         /* otherwise the factor changes only between epochs */
+    int64_t epochs, steps; /* of the run, and per epoch */
+    double
+        warmup_epochs; /* linear ramp times the schedule, always by step: (t + 1) / (warmup_epochs * steps) at global step t */
+    double gamma;      /* step: factor at each milestone */
     int milestone[16], n_milestones; /* step: epochs, from 0: the factor applies from that epoch on */
 } bwi_schedule_options;
 typedef struct bwi_schedule {

@@ -7,7 +7,7 @@ typedef struct bwi_net_options {
     const char *shortcut; /* "A" or "projection"; NULL: A */
     bool last_bn;         /* BatchNorm1d before the classifier (EWGS's variant) */
     int classes;
-    bwi_shape input;      /* {32,32,3} */
+    bwi_shape input; /* {32,32,3} */
 } bwi_net_options;
 typedef struct bwi_family {
     const char *name, *summary; /* "resnet20" */
@@ -16,5 +16,6 @@ typedef struct bwi_family {
 } bwi_family;
 const bwi_family *bwi_family_at(size_t i);
 /* Creates the graph of family `name`; an unknown name or option gives the nearest valid one. Not initialised, not quantized. */
-BW_MUST_USE bw_status bwi_net_create(bwi_graph **out, const char *name, const bwi_net_options *options, bwi_dtype real, bw_error *err);
+BW_MUST_USE bw_status bwi_net_create(bwi_graph **out, const char *name, const bwi_net_options *options, bwi_dtype real,
+                                     bw_error *err);
 #endif
