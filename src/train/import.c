@@ -226,29 +226,30 @@ static bw_status fail_missing(const char *path, const bwi_graph *g, int missing,
         g->family, missing, (int)strcspn(line, "\n"), line);
 }
 
-/* A file with layers that only another variant of g's network has is not for g, even if it has all that g needs: BW_SHAPE. */
-static bw_status check_variant(const char *path, const bwi_graph *g, const bwi_tensors *ts, bw_error *err)
+/* Whether g has a parameter whose name begins with the same part ("layer1") as name; the batch norm that g may have been built without counts. */
+static bool has_part(const bwi_graph *g, const char *name)
 {
-    bw_status st;
-    bwi_graph *full = NULL;
-    sources s = {0};
-    const bwi_net_options o = {
-        .shortcut = "projection", .last_bn = true, .classes = g->classes, .input = g->value[0].shape}; /* has every layer */
-    BWI_TRY(bwi_net_create(&full, g->family, &o, BWI_DT_F32, err));
-    BWI_TRY(sources_make(&s, ts, err));
-    for (int i = 0; i < g->n_params; i++) sources_find(&s, g->param[i].name);
-    for (int i = 0; i < full->n_params; i++) {
-        const bwi_param *p = &full->param[i];
-        const bwi_tensor *t = bwi_graph_param(g, p->name) ? NULL : sources_find(&s, p->name);
-        if (!t || !same_shape(p, t)) continue;
-        st = bwi_fail(err, BW_SHAPE, "%s does not fit network %s: its %s would not be used; is it one with %s?", path,
-                      g->family, t->name,
-                      strstr(p->name, "downsample") ? "projection shortcuts" : "a batch norm before the last layer (last_bn)");
-        break;
+    size_t n = strcspn(name, ".") + 1;
+    for (int i = 0; i < g->n_params; i++)
+        if (!strncmp(g->param[i].name, name, n)) return true;
+    return !strncmp("bn_last.", name, n);
+}
+
+/* A file with more layers of g's kind than g has is of another network, even if it has all that g needs: BW_SHAPE. */
+static bw_status check_layers(const char *path, const bwi_graph *g, const bwi_tensors *ts, bw_error *err)
+{
+    sources s;
+    bw_status st = sources_make(&s, ts, err);
+    if (st != BW_OK) return st;
+    for (size_t i = 0; i < ts->n && st == BW_OK; i++) {
+        const char *name = s.s[i].renamed;
+        if (ends_with(name, ".weight") && has_part(g, name) && !bwi_graph_param(g, name))
+            st = bwi_fail(
+                err, BW_SHAPE,
+                "%s does not fit network %s, which has no use for its %s; is it of another depth, shortcut or last_bn?", path,
+                g->family, ts->t[i].name);
     }
-fail:
     sources_free(&s);
-    bwi_graph_destroy(&full);
     return st;
 }
 
@@ -265,7 +266,7 @@ bw_status bwi_import_file(bwi_graph *g, const char *path, char **report, bw_erro
         st = fail_missing(path, g, missing, text.s, err);
         goto fail;
     }
-    BWI_TRY(check_variant(path, g, &ts, err));
+    BWI_TRY(check_layers(path, g, &ts, err));
     *strchr(text.s, '\n') = 0;
     if (!(*report = bwi_asprintf("%s: %s", path, text.s))) st = bwi_fail(err, BW_NOMEM, "out of memory for the report");
 fail:
@@ -407,7 +408,7 @@ bw_status bw_import(const char *in, const char *out, const bw_import_options *op
         st = fail_missing(in, g, missing, text.s, err);
         goto fail;
     }
-    BWI_TRY(check_variant(in, g, &ts, err));
+    BWI_TRY(check_layers(in, g, &ts, err));
     BWI_TRY(write_model(out, g, &o, normalize, err));
 fail:
     *report = text.s; /* also when parameters are missing: it says which */

@@ -21,7 +21,7 @@
  * num_batches_tracked). The first line of the report sums up; the others list what was found, is missing and is left over, with shapes. */
 BW_MUST_USE bw_status bwi_import_params(bwi_graph *g, const bwi_tensors *ts, bwi_text *report, int *missing, int *extra,
                                         bw_error *err);
-/* The same from a file of any format, where nothing may be missing and no layer of another variant of the network may be left over. *report: one line, freed with bwi_free. */
+/* The same from a file of any format, where nothing may be missing and no layer may be left over. *report: one line, freed with bwi_free. */
 BW_MUST_USE bw_status bwi_import_file(bwi_graph *g, const char *path, char **report, bw_error *err);
 
 /* Appends copies of all parameters to ts, in the graph's order; not those of quantizers that are not ready. */
