@@ -16,23 +16,47 @@ static void bind(bwi_exec *e)
         bwi_step *p = &e->step[s];
         const bwi_node *n = &g->node[p->node];
         bwi_shape in[2];
-        p->call = (bwi_call){.node = n, .graph = e->g, .compute = e->compute, .conv = p->conv, .variant = e->variant, .residual = p->residual,
-                             .relu = p->relu, .n_q = p->n_q, .scratch = e->scratch, .times = &e->times};
+        p->call = (bwi_call){.node = n,
+                             .graph = e->g,
+                             .compute = e->compute,
+                             .conv = p->conv,
+                             .variant = e->variant,
+                             .residual = p->residual,
+                             .relu = p->relu,
+                             .n_q = p->n_q,
+                             .scratch = e->scratch,
+                             .times = &e->times};
         for (int k = 0; k < p->n_in; k++) {
             bwi_slot_info *v = &e->value[p->in[k]];
             in[k] = g->value[p->in[k]].shape;
-            p->call.in[k] = (bwi_buf){.data = bwi_buffer_at(e, v->data), .type = v->type, .scale = 1, .grad = bwi_buffer_at(e, v->grad),
-                                      .grad_type = v->grad_type, .gscale = 1, .acc = v->last_use != s, .shape = in[k]};
+            p->call.in[k] = (bwi_buf){.data = bwi_buffer_at(e, v->data),
+                                      .type = v->type,
+                                      .scale = 1,
+                                      .grad = bwi_buffer_at(e, v->grad),
+                                      .grad_type = v->grad_type,
+                                      .gscale = 1,
+                                      .acc = v->last_use != s,
+                                      .shape = in[k]};
         }
         const bwi_slot_info *out = &e->value[p->out];
-        p->call.out = (bwi_buf){.data = bwi_buffer_at(e, out->data), .type = out->type, .scale = 1, .grad = bwi_buffer_at(e, out->grad),
-                                .grad_type = out->grad_type, .gscale = 1, .shape = g->value[p->out].shape};
+        p->call.out = (bwi_buf){.data = bwi_buffer_at(e, out->data),
+                                .type = out->type,
+                                .scale = 1,
+                                .grad = bwi_buffer_at(e, out->grad),
+                                .grad_type = out->grad_type,
+                                .gscale = 1,
+                                .shape = g->value[p->out].shape};
         for (int k = 0; k < p->n_q; k++) {
             const bwi_node *q = &g->node[p->q_node[k]];
             const bwi_slot_info *codes = &e->value[q->out];
             p->call.aq[k] = q->aq;
-            p->call.q[k] = (bwi_buf){.data = bwi_buffer_at(e, codes->data), .type = codes->type, .scale = 1, .grad = bwi_buffer_at(e, codes->grad),
-                                     .grad_type = codes->grad_type, .gscale = 1, .shape = g->value[q->out].shape};
+            p->call.q[k] = (bwi_buf){.data = bwi_buffer_at(e, codes->data),
+                                     .type = codes->type,
+                                     .scale = 1,
+                                     .grad = bwi_buffer_at(e, codes->grad),
+                                     .grad_type = codes->grad_type,
+                                     .gscale = 1,
+                                     .shape = g->value[q->out].shape};
         }
         if (n->op->save_size) {
             p->call.save = save;
@@ -109,10 +133,22 @@ void bwi_exec_destroy(bwi_exec **ep)
     *ep = NULL;
 }
 
-void *bwi_exec_input(bwi_exec *e) { return bwi_buffer_at(e, e->value[0].data); }
-const bwi_times *bwi_exec_times(const bwi_exec *e) { return &e->times; }
-void bwi_exec_times_clear(bwi_exec *e) { e->times = (bwi_times){0}; }
-size_t bwi_exec_bytes(const bwi_exec *e) { return e->arena_bytes + e->scratch_bytes + e->save_bytes; }
+void *bwi_exec_input(bwi_exec *e)
+{
+    return bwi_buffer_at(e, e->value[0].data);
+}
+const bwi_times *bwi_exec_times(const bwi_exec *e)
+{
+    return &e->times;
+}
+void bwi_exec_times_clear(bwi_exec *e)
+{
+    e->times = (bwi_times){0};
+}
+size_t bwi_exec_bytes(const bwi_exec *e)
+{
+    return e->arena_bytes + e->scratch_bytes + e->save_bytes;
+}
 
 /* ---- Quantizers ------------------------------------------------------------------------------------------------------------- */
 /* The layer that reads a quantize node's codes, for messages. */
@@ -145,8 +181,10 @@ static bw_status prepare_activations(bwi_exec *e, bool train, bw_error *err)
         if (!n->aq) continue;
         if (!n->aq->ready) {
             if (train) continue;
-            return bwi_fail(err, BW_ARG, "layer %s: the %s quantizer of its input was never initialised; train the model for at least one step first",
-                            layer_of(e, n), n->aq->q->name);
+            return bwi_fail(
+                err, BW_ARG,
+                "layer %s: the %s quantizer of its input was never initialised; train the model for at least one step first",
+                layer_of(e, n), n->aq->q->name);
         }
         bw_status st = bwi_quant_prepare(n->aq, NULL, e->g->real, 0, err);
         if (st) return bwi_fail_in(err, st, "layer %s, input", layer_of(e, n));
@@ -213,8 +251,10 @@ static bw_status init_output_scale(bwi_exec *e, bwi_step *p, bw_error *err)
     int i = wq->q->output_scale;
     double quantized = mean_abs(c->out.data, e->g->real, out), ratio = mean_abs(y, e->g->real, out) / quantized;
     if (!(quantized > 0) || !isfinite(ratio))
-        BWI_TRY(bwi_fail(err, BW_NUMERIC, "layer %s: its quantized output is all zero on the first batch, so it has no output scale; use more bits for it",
-                         n->name));
+        BWI_TRY(bwi_fail(
+            err, BW_NUMERIC,
+            "layer %s: its quantized output is all zero on the first batch, so it has no output scale; use more bits for it",
+            n->name));
     wq->theta0[i] = wq->theta[i] = fabs(wq->theta[i]) * ratio;
     e->scale_pending[p->node] = false;
     BWI_TRY(bwi_quant_prepare(wq, e->g->param[n->param[0]].data, e->g->real, e->g->param[n->param[0]].numel, err));
@@ -262,7 +302,8 @@ static bw_status forward_step(bwi_exec *e, bwi_step *p, bool train, bool repack,
 bw_status bwi_exec_forward(bwi_exec *e, int n, bool train, const void **logits, bw_error *err)
 {
     if (logits) *logits = NULL;
-    if (n < 1 || n > e->batch) return bwi_fail(err, BW_ARG, "a batch of %d images on an executor made for 1 to %d", n, e->batch);
+    if (n < 1 || n > e->batch)
+        return bwi_fail(err, BW_ARG, "a batch of %d images on an executor made for 1 to %d", n, e->batch);
     if (train && !e->train) return bwi_fail(err, BW_ARG, "a training step on an executor made for evaluation");
     double start = bwi_now();
     bwi_times before = e->times;
@@ -289,7 +330,8 @@ bw_status bwi_exec_loss(bwi_exec *e, const int32_t *labels, double *loss, int *t
     if (!e->n) return bwi_fail(err, BW_ARG, "a loss before any forward pass");
     const bwi_slot_info *out = &e->value[e->g->output];
     void *grad = e->trained ? bwi_buffer_at(e, out->grad) : NULL;
-    bw_status st = bwi_softmax_ce[e->variant]->loss(bwi_buffer_at(e, out->data), labels, e->n, e->g->classes, loss, top1, top5, grad, err);
+    bw_status st =
+        bwi_softmax_ce[e->variant]->loss(bwi_buffer_at(e, out->data), labels, e->n, e->g->classes, loss, top1, top5, grad, err);
     e->have_loss = grad && !st;
     return st;
 }

@@ -10,7 +10,8 @@ bw_status bwi_graph_create(bwi_graph **out, bwi_dtype real, bwi_shape input, bw_
 {
     *out = NULL;
     if (input.h < 1 || input.w < 1 || input.c < 1)
-        return bwi_fail(err, BW_SHAPE, "the network's input is %dx%dx%d; every dimension must be at least 1", input.h, input.w, input.c);
+        return bwi_fail(err, BW_SHAPE, "the network's input is %dx%dx%d; every dimension must be at least 1", input.h, input.w,
+                        input.c);
     bwi_graph *g = bwi_calloc(1, sizeof *g);
     bwi_value *v = bwi_calloc(1, sizeof *v);
     if (!g || !v) {
@@ -61,19 +62,21 @@ static bw_status grow(void **array, int n, size_t size)
 static bw_status new_param(bwi_graph *g, const char *node, const char *suffix, bwi_param_role role, int *index, bw_error *err)
 {
     void *array = g->param;
-    if (grow(&array, g->n_params, sizeof *g->param)) return bwi_fail(err, BW_NOMEM, "no memory for parameter %s.%s", node, suffix);
+    if (grow(&array, g->n_params, sizeof *g->param))
+        return bwi_fail(err, BW_NOMEM, "no memory for parameter %s.%s", node, suffix);
     g->param = array;
     bwi_param *p = &g->param[g->n_params];
     int len = snprintf(p->name, sizeof p->name, "%s.%s", node, suffix);
-    if (len < 0 || len >= (int)sizeof p->name) return bwi_fail(err, BW_ARG, "layer %s: the name of its %s is too long", node, suffix);
+    if (len < 0 || len >= (int)sizeof p->name)
+        return bwi_fail(err, BW_ARG, "layer %s: the name of its %s is too long", node, suffix);
     p->role = role;
     p->dtype = g->real;
     *index = g->n_params++;
     return BW_OK;
 }
 
-bw_status bwi_graph_add_param(bwi_graph *g, const char *node, const char *suffix, bwi_param_role role, int ndim, const int64_t *dim, int *index,
-                              bw_error *err)
+bw_status bwi_graph_add_param(bwi_graph *g, const char *node, const char *suffix, bwi_param_role role, int ndim,
+                              const int64_t *dim, int *index, bw_error *err)
 {
     bw_status st = new_param(g, node, suffix, role, index, err);
     if (st) return st;
@@ -86,24 +89,28 @@ bw_status bwi_graph_add_param(bwi_graph *g, const char *node, const char *suffix
     }
     p->data = bwi_calloc(p->numel, bwi_dtype_size(g->real));
     if (role != BWI_PARAM_STATE) p->grad = bwi_calloc(p->numel, bwi_dtype_size(g->real));
-    if (!p->data || (role != BWI_PARAM_STATE && !p->grad)) return bwi_fail(err, BW_NOMEM, "no memory for parameter %s (%zu elements)", p->name, p->numel);
+    if (!p->data || (role != BWI_PARAM_STATE && !p->grad))
+        return bwi_fail(err, BW_NOMEM, "no memory for parameter %s (%zu elements)", p->name, p->numel);
     return BW_OK;
 }
 
-bw_status bwi_graph_add(bwi_graph *g, const char *op, const char *name, const int *in, int n_in, const bwi_attr *attr, int *value, bw_error *err)
+bw_status bwi_graph_add(bwi_graph *g, const char *op, const char *name, const int *in, int n_in, const bwi_attr *attr,
+                        int *value, bw_error *err)
 {
     *value = -1;
     const bwi_op *o = bwi_op_find(op);
     if (!o) return bwi_fail(err, BW_ARG, "layer %s: there is no operation named '%s'", name, op);
     if (n_in != o->n_in) return bwi_fail(err, BW_ARG, "layer %s: %s takes %d inputs, got %d", name, op, o->n_in, n_in);
     for (int i = 0; i < g->n_nodes; i++)
-        if (!strcmp(g->node[i].name, name)) return bwi_fail(err, BW_ARG, "layer %s: there is a layer of this name already", name);
+        if (!strcmp(g->node[i].name, name))
+            return bwi_fail(err, BW_ARG, "layer %s: there is a layer of this name already", name);
     bwi_node node = {.op = o, .n_in = n_in, .param = {-1, -1, -1, -1}};
     bwi_shape shape[2] = {{0}}, result;
     if (snprintf(node.name, sizeof node.name, "%s", name) >= (int)sizeof node.name / 2)
         return bwi_fail(err, BW_ARG, "layer %s: the name is longer than %zu characters", name, sizeof node.name / 2 - 1);
     for (int i = 0; i < n_in; i++) {
-        if (in[i] < 0 || in[i] >= g->n_values) return bwi_fail(err, BW_ARG, "layer %s: input %d is value %d, which does not exist", name, i, in[i]);
+        if (in[i] < 0 || in[i] >= g->n_values)
+            return bwi_fail(err, BW_ARG, "layer %s: input %d is value %d, which does not exist", name, i, in[i]);
         node.in[i] = in[i];
         shape[i] = g->value[in[i]].shape;
     }

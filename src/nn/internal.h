@@ -9,10 +9,10 @@ BW_MUST_USE bw_status bwi_graph_add_quant_params(bwi_graph *g, const char *layer
 
 /* A node, or a chain batch_norm -> [add] -> [relu] -> [quantize...], as one unit of execution. Backward runs the steps in reverse. */
 typedef struct bwi_step {
-    int node;                        /* the head: its operation runs */
-    int in[2], n_in;                 /* values read; a chain's residual is in[1] */
-    int out;                         /* value made; the chain's last before quantization */
-    int q_node[BWI_MAX_FUSED], n_q;  /* quantize nodes run along */
+    int node;                       /* the head: its operation runs */
+    int in[2], n_in;                /* values read; a chain's residual is in[1] */
+    int out;                        /* value made; the chain's last before quantization */
+    int q_node[BWI_MAX_FUSED], n_q; /* quantize nodes run along */
     bool residual, relu;
     bwi_conv *conv;
     void *save;
@@ -21,17 +21,20 @@ typedef struct bwi_step {
 
 /* What the executor knows about a value. */
 typedef struct bwi_slot_info {
-    int step;            /* that makes it; -1: the input */
+    int step;                /* that makes it; -1: the input */
     int first_use, last_use; /* steps that read it, outside fused quantize nodes; -1: none */
-    bool stored;         /* has a data buffer */
+    bool stored;             /* has a data buffer */
     bool needs_grad;
     bwi_dtype type, grad_type;
-    int data, grad;      /* buffers; -1: none */
-    double gscale;       /* of grad, as the consumer left it */
-    bwi_quant *aq;       /* of the quantize node that made it */
+    int data, grad; /* buffers; -1: none */
+    double gscale;  /* of grad, as the consumer left it */
+    bwi_quant *aq;  /* of the quantize node that made it */
 } bwi_slot_info;
 
-typedef struct bwi_buffer { size_t size, offset; int first, last; } bwi_buffer; /* alive from time first to time last */
+typedef struct bwi_buffer {
+    size_t size, offset;
+    int first, last;
+} bwi_buffer; /* alive from time first to time last */
 
 struct bwi_exec {
     bwi_graph *g;
@@ -40,18 +43,20 @@ struct bwi_exec {
     bool train, fused;
     bwi_precision precision;
     bool bf16;
-    bwi_step *step; int n_steps;
-    bwi_slot_info *value;            /* [g->n_values] */
-    bwi_buffer *buffer; int n_buffers;
+    bwi_step *step;
+    int n_steps;
+    bwi_slot_info *value; /* [g->n_values] */
+    bwi_buffer *buffer;
+    int n_buffers;
     char *arena, *scratch, *saves;
     size_t arena_bytes, scratch_bytes, save_bytes, conv_scratch;
-    uint64_t packed;                 /* graph version whose weights the convolutions hold */
-    int n;                           /* images of the last forward; 0: none */
-    bool trained;                    /* the last forward was a training one */
-    bool have_loss;                  /* its loss gradient is in place */
-    const void **init_x;             /* [n_values]: float values behind codes, while output scales are initialised */
-    bool *init_owned;                /* [n_values] */
-    bool *scale_pending;             /* [n_nodes]: the output scale waits for its first forward */
+    uint64_t packed;     /* graph version whose weights the convolutions hold */
+    int n;               /* images of the last forward; 0: none */
+    bool trained;        /* the last forward was a training one */
+    bool have_loss;      /* its loss gradient is in place */
+    const void **init_x; /* [n_values]: float values behind codes, while output scales are initialised */
+    bool *init_owned;    /* [n_values] */
+    bool *scale_pending; /* [n_nodes]: the output scale waits for its first forward */
     bwi_times times;
     bwi_text *note;
 };
@@ -60,5 +65,8 @@ struct bwi_exec {
 BW_MUST_USE bw_status bwi_plan_steps(bwi_exec *e, bw_error *err);
 BW_MUST_USE bw_status bwi_plan_convs(bwi_exec *e, bw_error *err);
 BW_MUST_USE bw_status bwi_plan_memory(bwi_exec *e, bw_error *err);
-static inline void *bwi_buffer_at(const bwi_exec *e, int buffer) { return buffer < 0 ? NULL : e->arena + e->buffer[buffer].offset; }
+static inline void *bwi_buffer_at(const bwi_exec *e, int buffer)
+{
+    return buffer < 0 ? NULL : e->arena + e->buffer[buffer].offset;
+}
 #endif

@@ -8,50 +8,63 @@
 #include "compute/compute.h"
 #include "quant/quant.h"
 
-#define BWI_NAME 96
+#define BWI_NAME      96
 #define BWI_MAX_FUSED 4 /* quantize nodes in one fused chain */
 
 /* ---- Parameters --------------------------------------------------------------------------------------------------------- */
-typedef enum bwi_param_role { BWI_PARAM_WEIGHT, BWI_PARAM_BIAS, BWI_PARAM_NORM, BWI_PARAM_QUANT, BWI_PARAM_STATE /* not trained: running statistics */ } bwi_param_role;
+typedef enum bwi_param_role {
+    BWI_PARAM_WEIGHT,
+    BWI_PARAM_BIAS,
+    BWI_PARAM_NORM,
+    BWI_PARAM_QUANT,
+    BWI_PARAM_STATE /* not trained: running statistics */
+} bwi_param_role;
 typedef struct bwi_param {
-    char name[BWI_NAME];     /* PyTorch's: "layer1.0.conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight_quant.step" */
+    char name[BWI_NAME]; /* PyTorch's: "layer1.0.conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight_quant.step" */
     bwi_param_role role;
     int ndim;
-    int64_t dim[4];          /* PyTorch's order: [O,I,H,W], [O,I], [C], [1] */
-    bwi_dtype dtype;         /* the graph's real type; quantizer parameters are F64 */
+    int64_t dim[4];  /* PyTorch's order: [O,I,H,W], [O,I], [C], [1] */
+    bwi_dtype dtype; /* the graph's real type; quantizer parameters are F64 */
     size_t numel;
-    void *data;              /* in memory 4-dimensional weights are OHWI */
-    void *grad;              /* NULL for STATE */
+    void *data; /* in memory 4-dimensional weights are OHWI */
+    void *grad; /* NULL for STATE */
 } bwi_param;
 
 /* ---- Nodes -------------------------------------------------------------------------------------------------------------- */
 typedef struct bwi_attr {
-    int out, kh, kw, stride, pad, groups; /* conv2d, linear (out), pools (kh, kw, stride, pad), shortcut_a (out, stride); stride and
+    int out, kh, kw, stride, pad,
+        groups;           /* conv2d, linear (out), pools (kh, kw, stride, pad), shortcut_a (out, stride); stride and
                                              groups: 0 means 1 */
-    bool bias;                            /* conv2d, linear */
-    double eps, momentum;                 /* batch_norm: 1e-5, 0.1 (PyTorch's meaning) */
+    bool bias;            /* conv2d, linear */
+    double eps, momentum; /* batch_norm: 1e-5, 0.1 (PyTorch's meaning) */
 } bwi_attr;
 
 struct bwi_op;
 typedef struct bwi_node {
     const struct bwi_op *op;
-    char name[BWI_NAME];  /* "layer1.0.conv1" */
-    int in[2], n_in;      /* values */
-    int out;              /* value */
+    char name[BWI_NAME]; /* "layer1.0.conv1" */
+    int in[2], n_in;     /* values */
+    int out;             /* value */
     bwi_attr attr;
-    int param[4];         /* indices into graph->param: weight, bias | weight, bias, running_mean, running_var; -1: none */
-    bwi_quant *wq;        /* weight quantizer of conv2d and linear, or NULL */
-    bwi_quant *aq;        /* of quantize */
+    int param[4];  /* indices into graph->param: weight, bias | weight, bias, running_mean, running_var; -1: none */
+    bwi_quant *wq; /* weight quantizer of conv2d and linear, or NULL */
+    bwi_quant *aq; /* of quantize */
 } bwi_node;
 
-typedef struct bwi_value { bwi_shape shape; int producer; /* node, -1: the network's input */ } bwi_value;
+typedef struct bwi_value {
+    bwi_shape shape;
+    int producer; /* node, -1: the network's input */
+} bwi_value;
 
 typedef struct bwi_graph {
-    bwi_dtype real;       /* F32, or F64 for gradient checks */
-    bwi_node *node; int n_nodes;
-    bwi_value *value; int n_values; /* value 0 is the input */
-    bwi_param *param; int n_params;
-    int output;           /* value of the logits */
+    bwi_dtype real; /* F32, or F64 for gradient checks */
+    bwi_node *node;
+    int n_nodes;
+    bwi_value *value;
+    int n_values; /* value 0 is the input */
+    bwi_param *param;
+    int n_params;
+    int output; /* value of the logits */
     int classes;
     char family[BWI_NAME]; /* "resnet20" */
     uint64_t version;      /* changes when parameters are about to change, so that executors pack weights anew */
@@ -61,23 +74,32 @@ BW_MUST_USE bw_status bwi_graph_create(bwi_graph **out, bwi_dtype real, bwi_shap
 void bwi_graph_destroy(bwi_graph **g);
 /* Appends a node; infers its shape and makes its parameters (uninitialised: zero; batch_norm 1/0/0/1). Returns the new value in *value; errors name the
  * layer and both shapes. `attr` may be NULL. */
-BW_MUST_USE bw_status bwi_graph_add(bwi_graph *g, const char *op, const char *name, const int *in, int n_in, const bwi_attr *attr, int *value, bw_error *err);
+BW_MUST_USE bw_status bwi_graph_add(bwi_graph *g, const char *op, const char *name, const int *in, int n_in,
+                                    const bwi_attr *attr, int *value, bw_error *err);
 bwi_param *bwi_graph_param(const bwi_graph *g, const char *name);
 /* Kaiming-normal (fan in) convolutions and linear layers as PyTorch's kaiming_normal_, biases U(+-1/sqrt(fan_in)); keyed by seed and name. */
 void bwi_graph_init(bwi_graph *g, uint64_t seed);
 
 /* ---- Quantization policy ------------------------------------------------------------------------------------------------ */
 /* A row of policy.def: which convolutions and linear layers are quantized, and the bits of the first and the last one. */
-typedef struct bwi_policy { const char *name, *summary; int first_bits, last_bits; /* 0: the recipe's bits; -1: not quantized */ bool shortcuts; } bwi_policy;
+typedef struct bwi_policy {
+    const char *name, *summary;
+    int first_bits, last_bits; /* 0: the recipe's bits; -1: not quantized */
+    bool shortcuts;
+} bwi_policy;
 const bwi_policy *bwi_policy_at(size_t i);
 
-typedef struct bwi_layer_rule { const char *match; int weight_bits, activation_bits; } bwi_layer_rule; /* glob on the layer's name; -1: float, 0: unchanged */
+typedef struct bwi_layer_rule {
+    const char *match;
+    int weight_bits, activation_bits;
+} bwi_layer_rule; /* glob on the layer's name; -1: float, 0: unchanged */
 typedef struct bwi_quant_spec {
     const char *weight_quantizer, *weight_gradient;         /* "lsq", "ste"; NULL or "none": weights stay float */
     const char *activation_quantizer, *activation_gradient; /* NULL or "none": activations stay float */
     int weight_bits, activation_bits;
-    const char *policy;                                     /* NULL: "all" */
-    const bwi_layer_rule *rule; int n_rules;                /* later rules win */
+    const char *policy; /* NULL: "all" */
+    const bwi_layer_rule *rule;
+    int n_rules; /* later rules win */
 } bwi_quant_spec;
 /* Inserts quantizers. A rule that matches no layer is an error, as is a bit-width that its quantizer does not have. */
 BW_MUST_USE bw_status bwi_graph_quantize(bwi_graph *g, const bwi_quant_spec *spec, bw_error *err);
@@ -89,18 +111,21 @@ uint64_t bwi_graph_bytes(const bwi_graph *g, uint64_t *float_bytes);
 /* ---- Execution ---------------------------------------------------------------------------------------------------------- */
 typedef enum bwi_precision { BWI_PRECISION_F32, BWI_PRECISION_FAST } bwi_precision;
 typedef struct bwi_exec_options {
-    int batch;                  /* largest batch */
-    bool train;                 /* with backward */
+    int batch;  /* largest batch */
+    bool train; /* with backward */
     bwi_precision precision;
     const bwi_compute *compute; /* NULL: oneDNN for F32 graphs, reference for F64 */
     bool no_fusion;             /* every node by itself, for tests */
     bool force_bf16;            /* fast: bf16 gradients even where the CPU emulates them, for tests */
 } bwi_exec_options;
-typedef struct bwi_times { double forward, backward, quantizers, norm, other; } bwi_times; /* seconds since cleared */
+typedef struct bwi_times {
+    double forward, backward, quantizers, norm, other;
+} bwi_times; /* seconds since cleared */
 typedef struct bwi_exec bwi_exec;
 
 /* Plans and allocates everything; nothing is allocated while it runs. *note (may be NULL; freed with bwi_free) says what `fast` resolved to here. */
-BW_MUST_USE bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *options, char **note, bw_error *err);
+BW_MUST_USE bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *options, char **note,
+                                      bw_error *err);
 void bwi_exec_destroy(bwi_exec **e);
 /* Input buffer [batch,h,w,c] real, to be filled before forward. */
 void *bwi_exec_input(bwi_exec *e);
@@ -121,23 +146,23 @@ size_t bwi_exec_bytes(const bwi_exec *e); /* of the memory plan */
 /* ---- Operations: one file in ops/, one row in ops.def ------------------------------------------------------------------- */
 /* What an operation sees of a value at run time. */
 typedef struct bwi_buf {
-    void *data;          /* [n,h,w,c]: real, or codes of type `type` behind a quantize node */
+    void *data; /* [n,h,w,c]: real, or codes of type `type` behind a quantize node */
     bwi_dtype type;
-    double scale;        /* value = scale * data; 1 unless codes */
-    void *grad;          /* dL/d(data), to be multiplied by gscale; NULL: not needed */
+    double scale; /* value = scale * data; 1 unless codes */
+    void *grad;   /* dL/d(data), to be multiplied by gscale; NULL: not needed */
     bwi_dtype grad_type;
-    double gscale;       /* of inputs: 1 when backward begins unless acc; conv2d and linear set it when they take codes */
-    bool acc;            /* backward: add to grad, in units of the gscale that is there, instead of overwriting both (inputs only) */
+    double gscale; /* of inputs: 1 when backward begins unless acc; conv2d and linear set it when they take codes */
+    bool acc;      /* backward: add to grad, in units of the gscale that is there, instead of overwriting both (inputs only) */
     bwi_shape shape;
 } bwi_buf;
 typedef struct bwi_call {
     const bwi_node *node;
     bwi_graph *graph;
     const bwi_compute *compute;
-    bwi_conv *conv;      /* conv2d and linear: made by the executor from the op's conv_spec */
+    bwi_conv *conv; /* conv2d and linear: made by the executor from the op's conv_spec */
     int n;
     bool train;
-    bool repack;         /* weights (or their or the input's scale) changed since the last forward of this node */
+    bool repack; /* weights (or their or the input's scale) changed since the last forward of this node */
     int variant;
     bwi_buf in[2], out;
     /* batch_norm at the head of a fused chain: a residual in in[1] (node->n_in is 1 all the same), ReLU, and quantize nodes that take its
@@ -146,25 +171,33 @@ typedef struct bwi_call {
     bwi_quant *aq[BWI_MAX_FUSED];
     bwi_buf q[BWI_MAX_FUSED]; /* their codes and gradients */
     int n_q;
-    void *save;          /* [save_size] kept from forward to backward: batch statistics, pooling indices */
-    void *scratch;       /* [scratch_size]; of conv2d and linear: conv_scratch of the convolution rounded up to 64, then scratch_size */
-    bwi_times *times;    /* conv2d, linear and quantize add the time that they take; the executor that of the others */
+    void *save; /* [save_size] kept from forward to backward: batch statistics, pooling indices */
+    void *
+        scratch; /* [scratch_size]; of conv2d and linear: conv_scratch of the convolution rounded up to 64, then scratch_size */
+    bwi_times *times; /* conv2d, linear and quantize add the time that they take; the executor that of the others */
 } bwi_call;
 
 typedef struct bwi_op_fns { /* one table per variant */
     bw_status (*forward)(bwi_call *c, bw_error *err);
-    bw_status (*backward)(bwi_call *c, bw_error *err); /* reads out.grad, writes in[].grad (where not NULL) and parameter gradients */
+    bw_status (*backward)(bwi_call *c,
+                          bw_error *err); /* reads out.grad, writes in[].grad (where not NULL) and parameter gradients */
 } bwi_op_fns;
-typedef enum bwi_sign { BWI_SIGN_ANY, BWI_SIGN_NONNEGATIVE, BWI_SIGN_KEEPS /* negative results only from negative inputs */ } bwi_sign;
+typedef enum bwi_sign {
+    BWI_SIGN_ANY,
+    BWI_SIGN_NONNEGATIVE,
+    BWI_SIGN_KEEPS /* negative results only from negative inputs */
+} bwi_sign;
 typedef struct bwi_op {
     const char *name, *summary;
-    int n_in;            /* 1 or 2 */
-    bwi_sign sign;       /* of results: relu NONNEGATIVE; add, pools, shortcut_a, quantize KEEPS; conv2d, linear, batch_norm ANY */
-    bw_status (*infer)(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err); /* err without the layer's name */
+    int n_in;      /* 1 or 2 */
+    bwi_sign sign; /* of results: relu NONNEGATIVE; add, pools, shortcut_a, quantize KEEPS; conv2d, linear, batch_norm ANY */
+    bw_status (*infer)(const bwi_node *node, const bwi_shape *in, bwi_shape *out,
+                       bw_error *err); /* err without the layer's name */
     /* Adds parameters to the graph (may be NULL). */
     bw_status (*params)(bwi_graph *g, bwi_node *node, const bwi_shape *in, bw_error *err);
-    size_t (*save_size)(const bwi_node *node, int n, const bwi_shape *in, const bwi_shape *out, bwi_dtype real);    /* NULL: 0 */
-    size_t (*scratch_size)(const bwi_node *node, int n, const bwi_shape *in, const bwi_shape *out, bwi_dtype real); /* NULL: 0 */
+    size_t (*save_size)(const bwi_node *node, int n, const bwi_shape *in, const bwi_shape *out, bwi_dtype real); /* NULL: 0 */
+    size_t (*scratch_size)(const bwi_node *node, int n, const bwi_shape *in, const bwi_shape *out,
+                           bwi_dtype real); /* NULL: 0 */
     /* conv2d and linear, otherwise NULL: fills n, ih .. groups; the executor fills src, back, train and need_gsrc. `in` passed infer. */
     bw_status (*conv_spec)(const bwi_node *node, int n, const bwi_shape *in, bwi_conv_spec *spec);
     bool needs_in, needs_out; /* backward reads in[].data / out.data */
@@ -172,5 +205,6 @@ typedef struct bwi_op {
 } bwi_op;
 const bwi_op *bwi_op_at(size_t i);
 const bwi_op *bwi_op_find(const char *name);
-BW_MUST_USE bw_status bwi_graph_add_param(bwi_graph *g, const char *node, const char *suffix, bwi_param_role role, int ndim, const int64_t *dim, int *index, bw_error *err);
+BW_MUST_USE bw_status bwi_graph_add_param(bwi_graph *g, const char *node, const char *suffix, bwi_param_role role, int ndim,
+                                          const int64_t *dim, int *index, bw_error *err);
 #endif

@@ -60,12 +60,18 @@ static bwi_step make_step(const bwi_exec *e, int i, bool *taken, int *at)
     return s;
 }
 
-static int compare_place(const int *a, const int *b) { return *a - *b; }
+static int compare_place(const int *a, const int *b)
+{
+    return *a - *b;
+}
 
 bw_status bwi_plan_steps(bwi_exec *e, bw_error *err)
 {
     const bwi_graph *g = e->g;
-    struct placed { int at; bwi_step step; } *list = bwi_calloc((size_t)g->n_nodes + 1, sizeof *list);
+    struct placed {
+        int at;
+        bwi_step step;
+    } *list = bwi_calloc((size_t)g->n_nodes + 1, sizeof *list);
     bool *taken = bwi_calloc((size_t)g->n_nodes + 1, sizeof *taken);
     e->step = bwi_calloc((size_t)g->n_nodes + 1, sizeof *e->step);
     e->value = bwi_calloc((size_t)g->n_values, sizeof *e->value);
@@ -108,8 +114,15 @@ static void describe_values(bwi_exec *e)
     const bwi_graph *g = e->g;
     for (int v = 0; v < g->n_values; v++) {
         bool is_output = v == g->output;
-        e->value[v] = (bwi_slot_info){.step = -1, .first_use = -1, .last_use = -1, .stored = v == 0 || is_output, .type = g->real,
-                                      .grad_type = g->real, .data = -1, .grad = -1, .gscale = 1};
+        e->value[v] = (bwi_slot_info){.step = -1,
+                                      .first_use = -1,
+                                      .last_use = -1,
+                                      .stored = v == 0 || is_output,
+                                      .type = g->real,
+                                      .grad_type = g->real,
+                                      .data = -1,
+                                      .grad = -1,
+                                      .gscale = 1};
     }
     for (int s = 0; s < e->n_steps; s++) {
         bwi_step *p = &e->step[s];
@@ -154,11 +167,16 @@ static bool can_use_codes(const bwi_exec *e, const bwi_step *s, const char **why
 {
     const bwi_node *n = &e->g->node[s->node];
     const bwi_quant *aq = e->value[s->in[0]].aq;
-    if (!aq || !n->wq) *why = "weights or input are not quantized";
-    else if (aq->is_signed) *why = "signed input codes";
-    else if (aq->bits > 8) *why = "input codes above 8 bits";
-    else if (!fits_int8(n->wq)) *why = "weight codes beyond int8";
-    else return true;
+    if (!aq || !n->wq)
+        *why = "weights or input are not quantized";
+    else if (aq->is_signed)
+        *why = "signed input codes";
+    else if (aq->bits > 8)
+        *why = "input codes above 8 bits";
+    else if (!fits_int8(n->wq))
+        *why = "weight codes beyond int8";
+    else
+        return true;
     return false;
 }
 
@@ -166,8 +184,9 @@ static bool can_use_codes(const bwi_exec *e, const bwi_step *s, const char **why
 static bool can_use_bf16(const bwi_exec *e, const bwi_step *s, const bwi_conv_spec *spec)
 {
     const bwi_slot_info *out = &e->value[s->out];
-    return e->bf16 && spec->need_gsrc && spec->ic % 16 == 0 && spec->ih * spec->iw > 1 && out->first_use >= 0 && out->first_use == out->last_use &&
-           e->g->node[e->step[out->first_use].node].op == bwi_op_find("batch_norm") && e->step[out->first_use].in[0] == s->out;
+    return e->bf16 && spec->need_gsrc && spec->ic % 16 == 0 && spec->ih * spec->iw > 1 && out->first_use >= 0 &&
+           out->first_use == out->last_use && e->g->node[e->step[out->first_use].node].op == bwi_op_find("batch_norm") &&
+           e->step[out->first_use].in[0] == s->out;
 }
 
 static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err)
@@ -189,7 +208,9 @@ static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err
     }
     st = e->compute->conv_create(&spec, &s->conv, err);
     if (st == BW_UNSUPPORTED && (spec.src == BWI_DT_U8 || spec.back == BWI_DT_BF16)) {
-        if (e->note) bwi_text_add(e->note, "fast: %s: float convolution instead: %s\n", n->name, err ? err->msg : "bytes are not exact here");
+        if (e->note)
+            bwi_text_add(e->note, "fast: %s: float convolution instead: %s\n", n->name,
+                         err ? err->msg : "bytes are not exact here");
         spec.src = spec.back = g->real;
         st = e->compute->conv_create(&spec, &s->conv, err);
     }
@@ -216,9 +237,11 @@ bw_status bwi_plan_convs(bwi_exec *e, bw_error *err)
     }
     if (e->precision == BWI_PRECISION_FAST && e->note) {
         bool vnni = bwi_cpu_flags() & BWI_CPU_VNNI;
-        bwi_text_add(e->note, "fast: %d of %d layers multiply bytes forward (u8 x s8, exact)%s", count[1], count[0], vnni ? "" : "; this CPU has no AVX512-VNNI");
+        bwi_text_add(e->note, "fast: %d of %d layers multiply bytes forward (u8 x s8, exact)%s", count[1], count[0],
+                     vnni ? "" : "; this CPU has no AVX512-VNNI");
         if (e->train)
-            bwi_text_add(e->note, "; gradients: %s", count[2] ? "bf16 products, float sums\n" : "float, because this CPU has no AVX512-BF16\n");
+            bwi_text_add(e->note, "; gradients: %s",
+                         count[2] ? "bf16 products, float sums\n" : "float, because this CPU has no AVX512-BF16\n");
         else
             bwi_text_add(e->note, "\n");
     }
@@ -230,7 +253,8 @@ static bw_status add_buffer(bwi_exec *e, size_t elements, bwi_dtype type, int fi
 {
     size_t bytes;
     if (!bwi_mul(elements, (size_t)e->batch * bwi_dtype_size(type), &bytes) || bytes > SIZE_MAX / 4)
-        return bwi_fail(err, BW_SHAPE, "an activation of %zu elements times a batch of %d does not fit memory", elements, e->batch);
+        return bwi_fail(err, BW_SHAPE, "an activation of %zu elements times a batch of %d does not fit memory", elements,
+                        e->batch);
     void *p = bwi_realloc(e->buffer, (size_t)(e->n_buffers + 1) * sizeof *e->buffer);
     if (!p) return bwi_fail(err, BW_NOMEM, "no memory to plan the network");
     e->buffer = p;
@@ -240,7 +264,10 @@ static bw_status add_buffer(bwi_exec *e, size_t elements, bwi_dtype type, int fi
 }
 
 /* Time: forward of step s at s + 1, the loss at S + 1, backward of step s at 2 S + 1 - s. The input exists from 0. */
-static int time_back(const bwi_exec *e, int step) { return 2 * e->n_steps + 1 - step; }
+static int time_back(const bwi_exec *e, int step)
+{
+    return 2 * e->n_steps + 1 - step;
+}
 
 /* The last time at which a value's data is read. */
 static int data_until(const bwi_exec *e, int v)
@@ -298,7 +325,10 @@ static void share_residual_gradients(bwi_exec *e)
     }
 }
 
-static bool overlap(const bwi_buffer *a, const bwi_buffer *b) { return a->first <= b->last && b->first <= a->last; }
+static bool overlap(const bwi_buffer *a, const bwi_buffer *b)
+{
+    return a->first <= b->last && b->first <= a->last;
+}
 
 /* First fit, largest first: each buffer goes to the lowest place that is free during its whole life. */
 static bw_status place(bwi_exec *e, bw_error *err)

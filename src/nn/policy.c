@@ -13,7 +13,10 @@ static const bwi_policy policies[] = {
 };
 #define N_POLICIES (sizeof policies / sizeof *policies)
 
-const bwi_policy *bwi_policy_at(size_t i) { return i < N_POLICIES ? &policies[i] : NULL; }
+const bwi_policy *bwi_policy_at(size_t i)
+{
+    return i < N_POLICIES ? &policies[i] : NULL;
+}
 
 static bw_status find_policy(const char *name, const bwi_policy **out, bw_error *err)
 {
@@ -26,10 +29,14 @@ static bw_status find_policy(const char *name, const bwi_policy **out, bw_error 
         }
     }
     const char *near = bwi_nearest(name, names, N_POLICIES);
-    return bwi_fail(err, BW_ARG, "there is no quantization policy '%s'; %s%s", name, near ? "did you mean " : "see the list of policies", near ? near : "");
+    return bwi_fail(err, BW_ARG, "there is no quantization policy '%s'; %s%s", name,
+                    near ? "did you mean " : "see the list of policies", near ? near : "");
 }
 
-static bool has_weight(const bwi_graph *g, const bwi_node *n) { return n->param[0] >= 0 && g->param[n->param[0]].role == BWI_PARAM_WEIGHT; }
+static bool has_weight(const bwi_graph *g, const bwi_node *n)
+{
+    return n->param[0] >= 0 && g->param[n->param[0]].role == BWI_PARAM_WEIGHT;
+}
 
 /* Whether a value can be negative: decides between signed and unsigned activation codes. */
 static bool may_be_negative(const bwi_graph *g, int value)
@@ -38,12 +45,14 @@ static bool may_be_negative(const bwi_graph *g, int value)
     if (producer < 0) return true;
     const bwi_node *n = &g->node[producer];
     switch (n->op->sign) {
-    case BWI_SIGN_NONNEGATIVE: return false;
+    case BWI_SIGN_NONNEGATIVE:
+        return false;
     case BWI_SIGN_KEEPS:
         for (int i = 0; i < n->n_in; i++)
             if (may_be_negative(g, n->in[i])) return true;
         return false;
-    default: return true;
+    default:
+        return true;
     }
 }
 
@@ -60,23 +69,28 @@ static bool is_shortcut(const bwi_graph *g, const bwi_node *conv)
     return block_has_other;
 }
 
-static bw_status new_quant(bwi_graph *g, const bwi_quant_spec *s, bwi_role role, int bits, bool is_signed, double features, const char *layer,
-                           bwi_quant **out, bw_error *err)
+static bw_status new_quant(bwi_graph *g, const bwi_quant_spec *s, bwi_role role, int bits, bool is_signed, double features,
+                           const char *layer, bwi_quant **out, bw_error *err)
 {
     bool weight = role == BWI_WEIGHT;
     bwi_quant *q = *out = bwi_calloc(1, sizeof *q);
     if (!q) return bwi_fail(err, BW_NOMEM, "no memory for the quantizer of layer %s", layer);
-    bw_status st = bwi_quant_make(q, weight ? s->weight_quantizer : s->activation_quantizer, weight ? s->weight_gradient : s->activation_gradient, role,
-                                  bits, is_signed, err);
+    bw_status st = bwi_quant_make(q, weight ? s->weight_quantizer : s->activation_quantizer,
+                                  weight ? s->weight_gradient : s->activation_gradient, role, bits, is_signed, err);
     if (st) return bwi_fail_in(err, st, "layer %s, %s", layer, weight ? "weights" : "input");
     q->features = features;
     q->batch = 1;
     return bwi_graph_add_quant_params(g, layer, q, err);
 }
 
-static bool is_none(const char *name) { return !name || !*name || !strcmp(name, "none"); }
+static bool is_none(const char *name)
+{
+    return !name || !*name || !strcmp(name, "none");
+}
 
-typedef struct layer_bits { int weight, activation; } layer_bits; /* -1: float */
+typedef struct layer_bits {
+    int weight, activation;
+} layer_bits; /* -1: float */
 
 /* Resolves policy and rules for every layer. bits: [n_nodes], out. */
 static bw_status resolve(const bwi_graph *g, const bwi_quant_spec *s, layer_bits *bits, bw_error *err)
@@ -105,14 +119,17 @@ static bw_status resolve(const bwi_graph *g, const bwi_quant_spec *s, layer_bits
             if (rule->weight_bits) bits[i].weight = rule->weight_bits;
             if (rule->activation_bits) bits[i].activation = rule->activation_bits;
             if (bits[i].weight > 0 && is_none(s->weight_quantizer))
-                return bwi_fail(err, BW_ARG, "quant.layers rule '%s' asks for %d-bit weights, but no weight quantizer is chosen", rule->match,
-                                bits[i].weight);
+                return bwi_fail(err, BW_ARG,
+                                "quant.layers rule '%s' asks for %d-bit weights, but no weight quantizer is chosen",
+                                rule->match, bits[i].weight);
             if (bits[i].activation > 0 && is_none(s->activation_quantizer))
-                return bwi_fail(err, BW_ARG, "quant.layers rule '%s' asks for %d-bit activations, but no activation quantizer is chosen", rule->match,
-                                bits[i].activation);
+                return bwi_fail(err, BW_ARG,
+                                "quant.layers rule '%s' asks for %d-bit activations, but no activation quantizer is chosen",
+                                rule->match, bits[i].activation);
         }
-        if (!hits) return bwi_fail(err, BW_ARG, "quant.layers rule '%s' matches no convolution or linear layer; the first is named %s", rule->match,
-                                   first >= 0 ? g->node[first].name : "(there is none)");
+        if (!hits)
+            return bwi_fail(err, BW_ARG, "quant.layers rule '%s' matches no convolution or linear layer; the first is named %s",
+                            rule->match, first >= 0 ? g->node[first].name : "(there is none)");
     }
     return BW_OK;
 }
@@ -137,9 +154,11 @@ static bw_status insert(bwi_graph *g, const bwi_quant_spec *s, const layer_bits 
         if (weighted && bits[i].activation > 0 && !st) {
             bwi_shape shape = g->value[n->in[0]].shape;
             bwi_node *q = &nodes[at];
-            *q = (bwi_node){.op = bwi_op_find("quantize"), .in = {n->in[0]}, .n_in = 1, .out = g->n_values, .param = {-1, -1, -1, -1}};
+            *q = (bwi_node){
+                .op = bwi_op_find("quantize"), .in = {n->in[0]}, .n_in = 1, .out = g->n_values, .param = {-1, -1, -1, -1}};
             snprintf(q->name, sizeof q->name, "%.80s.input_quant", n->name);
-            st = new_quant(g, s, BWI_ACTIVATION, bits[i].activation, may_be_negative(g, n->in[0]), (double)bwi_shape_size(shape), n->name, &q->aq, err);
+            st = new_quant(g, s, BWI_ACTIVATION, bits[i].activation, may_be_negative(g, n->in[0]),
+                           (double)bwi_shape_size(shape), n->name, &q->aq, err);
             g->value[g->n_values++] = (bwi_value){shape, 0};
             n->in[0] = q->out;
             at++;

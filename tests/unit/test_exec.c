@@ -13,13 +13,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call) do { bw_error e_ = {0}; bw_status s_ = (call); if (s_) fail_msg("%s: %s", #call, err.msg); (void)e_; } while (0)
+#define OK(call)                                                                                                               \
+    do {                                                                                                                       \
+        bw_error e_ = {0};                                                                                                     \
+        bw_status s_ = (call);                                                                                                 \
+        if (s_) fail_msg("%s: %s", #call, err.msg);                                                                            \
+        (void)e_;                                                                                                              \
+    } while (0)
 
-static double get(const void *p, bwi_dtype t, size_t i) { return t == BWI_DT_F64 ? ((const double *)p)[i] : (double)((const float *)p)[i]; }
+static double get(const void *p, bwi_dtype t, size_t i)
+{
+    return t == BWI_DT_F64 ? ((const double *)p)[i] : (double)((const float *)p)[i];
+}
 static void put(void *p, bwi_dtype t, size_t i, double x)
 {
-    if (t == BWI_DT_F64) ((double *)p)[i] = x;
-    else ((float *)p)[i] = (float)x;
+    if (t == BWI_DT_F64)
+        ((double *)p)[i] = x;
+    else
+        ((float *)p)[i] = (float)x;
 }
 
 /* A small residual network with everything in it: option-A and projection shortcuts, two consumers of one quantized value. */
@@ -29,11 +40,16 @@ static bwi_graph *small_net(bwi_dtype real, bool projection, const bwi_quant_spe
     bwi_graph *g = NULL;
     OK(bwi_graph_create(&g, real, (bwi_shape){8, 8, 3}, &err));
     bwi_attr conv = {.out = 16, .kh = 3, .kw = 3, .stride = 1, .pad = 1, .groups = 1}, bn = {.eps = 1e-5, .momentum = .1};
-    bwi_attr down = conv, wide = conv, one = {.out = 32, .kh = 1, .kw = 1, .stride = 2, .groups = 1}, fc = {.out = 5, .bias = true};
+    bwi_attr down = conv, wide = conv, one = {.out = 32, .kh = 1, .kw = 1, .stride = 2, .groups = 1},
+             fc = {.out = 5, .bias = true};
     down.out = wide.out = 32;
     down.stride = 2;
     int v = 0, x, y, in[2];
-#define ADD(op, name, a) do { in[0] = v; OK(bwi_graph_add(g, op, name, in, 1, a, &v, &err)); } while (0)
+#define ADD(op, name, a)                                                                                                       \
+    do {                                                                                                                       \
+        in[0] = v;                                                                                                             \
+        OK(bwi_graph_add(g, op, name, in, 1, a, &v, &err));                                                                    \
+    } while (0)
     ADD("conv2d", "conv1", &conv);
     ADD("batch_norm", "bn1", &bn);
     ADD("relu", "relu1", NULL);
@@ -72,7 +88,8 @@ static bwi_graph *small_net(bwi_dtype real, bool projection, const bwi_quant_spe
         bwi_param *p = &g->param[i];
         bwi_rng r = bwi_rng_make(5, BWI_RNG_TEST, (uint64_t)i, 0);
         if (p->role == BWI_PARAM_NORM)
-            for (size_t k = 0; k < p->numel; k++) put(p->data, p->dtype, k, get(p->data, p->dtype, k) + .3 * bwi_rng_normal(&r));
+            for (size_t k = 0; k < p->numel; k++)
+                put(p->data, p->dtype, k, get(p->data, p->dtype, k) + .3 * bwi_rng_normal(&r));
     }
     if (spec) OK(bwi_graph_quantize(g, spec, &err));
     return g;
@@ -81,7 +98,8 @@ static bwi_graph *small_net(bwi_dtype real, bool projection, const bwi_quant_spe
 static void fill(bwi_exec *e, const bwi_graph *g, int n, uint64_t seed)
 {
     bwi_rng r = bwi_rng_make(seed, BWI_RNG_TEST, 0, 0);
-    for (size_t i = 0; i < (size_t)n * bwi_shape_size(g->value[0].shape); i++) put(bwi_exec_input(e), g->real, i, bwi_rng_normal(&r));
+    for (size_t i = 0; i < (size_t)n * bwi_shape_size(g->value[0].shape); i++)
+        put(bwi_exec_input(e), g->real, i, bwi_rng_normal(&r));
 }
 static const int32_t labels[16] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0};
 
@@ -128,7 +146,8 @@ static void test_float_gradient(void **state)
                     continue;
                 }
                 checked++;
-                if (fabs(d[0] - kept[k]) > 2e-6 * (1 + fabs(d[0]))) fail_msg("variant %d %s[%zu]: backward %.9g, differences %.9g", variant, p->name, k, kept[k], d[0]);
+                if (fabs(d[0] - kept[k]) > 2e-6 * (1 + fabs(d[0])))
+                    fail_msg("variant %d %s[%zu]: backward %.9g, differences %.9g", variant, p->name, k, kept[k], d[0]);
             }
             free(kept);
         }
@@ -163,16 +182,41 @@ static double worst_gradient(const bwi_graph *a, const bwi_graph *b, const char 
 
 static const bwi_quant_spec specs[] = {
     {0},
-    {.weight_quantizer = "lsq", .weight_gradient = "ste", .activation_quantizer = "lsq", .activation_gradient = "ste", .weight_bits = 4, .activation_bits = 4, .policy = "first-last-8"},
-    {.weight_quantizer = "lsq", .weight_gradient = "ewgs:delta=0.1", .activation_quantizer = "lsq", .activation_gradient = "ewgs:delta=0.1", .weight_bits = 2, .activation_bits = 3, .policy = "all"},
-    {.weight_quantizer = "interval", .weight_gradient = "ewgs", .activation_quantizer = "interval", .activation_gradient = "ewgs", .weight_bits = 1, .activation_bits = 2, .policy = "inner"},
+    {.weight_quantizer = "lsq",
+     .weight_gradient = "ste",
+     .activation_quantizer = "lsq",
+     .activation_gradient = "ste",
+     .weight_bits = 4,
+     .activation_bits = 4,
+     .policy = "first-last-8"},
+    {.weight_quantizer = "lsq",
+     .weight_gradient = "ewgs:delta=0.1",
+     .activation_quantizer = "lsq",
+     .activation_gradient = "ewgs:delta=0.1",
+     .weight_bits = 2,
+     .activation_bits = 3,
+     .policy = "all"},
+    {.weight_quantizer = "interval",
+     .weight_gradient = "ewgs",
+     .activation_quantizer = "interval",
+     .activation_gradient = "ewgs",
+     .weight_bits = 1,
+     .activation_bits = 2,
+     .policy = "inner"},
     {.weight_quantizer = "bwn", .weight_gradient = "ste", .weight_bits = 1, .policy = "all"},
-    {.weight_quantizer = "dorefa", .weight_gradient = "ste", .activation_quantizer = "dorefa", .activation_gradient = "ste", .weight_bits = 1, .activation_bits = 4, .policy = "inner"},
+    {.weight_quantizer = "dorefa",
+     .weight_gradient = "ste",
+     .activation_quantizer = "dorefa",
+     .activation_gradient = "ste",
+     .weight_bits = 1,
+     .activation_bits = 4,
+     .policy = "inner"},
 };
 #define N_SPECS (sizeof specs / sizeof *specs)
 
 /* Trains two copies side by side under two sets of options and returns the worst gradient difference of the first step. */
-static double compare(const bwi_quant_spec *spec, bool projection, bwi_exec_options a, bwi_exec_options b, int n, double *loss_gap, const char **where)
+static double compare(const bwi_quant_spec *spec, bool projection, bwi_exec_options a, bwi_exec_options b, int n,
+                      double *loss_gap, const char **where)
 {
     bw_error err = {0};
     bwi_graph *g[2];
@@ -203,7 +247,9 @@ static void test_fused_equals_unfused(void **state)
             double gap;
             const char *where = "";
             double worst = compare(&specs[s], projection, a, b, 8, &gap, &where);
-            if (worst > 2e-4 || gap > 1e-5) fail_msg("spec %zu projection %d: gradients differ by %g at %s, losses by %g", s, projection, worst, where, gap);
+            if (worst > 2e-4 || gap > 1e-5)
+                fail_msg("spec %zu projection %d: gradients differ by %g at %s, losses by %g", s, projection, worst, where,
+                         gap);
         }
 }
 
@@ -223,7 +269,8 @@ static void test_reference_compute(void **state)
 {
     (void)state;
     for (size_t s = 0; s < N_SPECS; s++) {
-        bwi_exec_options a = {.batch = 6, .train = true}, b = {.batch = 6, .train = true, .compute = &bwi_compute_reference_f32};
+        bwi_exec_options a = {.batch = 6, .train = true},
+                         b = {.batch = 6, .train = true, .compute = &bwi_compute_reference_f32};
         double gap;
         const char *where = "";
         double worst = compare(&specs[s], s & 1, a, b, 6, &gap, &where);
@@ -236,12 +283,14 @@ static void test_fast(void **state)
     (void)state;
     for (size_t s = 0; s < N_SPECS; s++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
-            bwi_exec_options a = {.batch = 8, .train = true}, b = {.batch = 8, .train = true, .precision = BWI_PRECISION_FAST, .force_bf16 = bf16};
+            bwi_exec_options a = {.batch = 8, .train = true},
+                             b = {.batch = 8, .train = true, .precision = BWI_PRECISION_FAST, .force_bf16 = bf16};
             double gap;
             const char *where = "";
             double worst = compare(&specs[s], s & 1, a, b, 8, &gap, &where);
             double bound = bf16 ? 8e-2 : 2e-3;
-            if (worst > bound || gap > 1e-4) fail_msg("spec %zu bf16 %d: gradients differ by %g at %s, losses by %g", s, bf16, worst, where, gap);
+            if (worst > bound || gap > 1e-4)
+                fail_msg("spec %zu bf16 %d: gradients differ by %g at %s, losses by %g", s, bf16, worst, where, gap);
         }
 }
 
@@ -273,9 +322,11 @@ static void test_evaluation(void **state)
             for (int i = 0; i < 2; i++) {
                 fill(eval[i], g, 8, 2);
                 OK(bwi_exec_forward(eval[i], 8, false, &out[i], &err));
-                for (int k = 0; k < 8 * 5; k++) first += i ? -get(out[i], BWI_DT_F32, (size_t)k) : get(out[i], BWI_DT_F32, (size_t)k);
+                for (int k = 0; k < 8 * 5; k++)
+                    first += i ? -get(out[i], BWI_DT_F32, (size_t)k) : get(out[i], BWI_DT_F32, (size_t)k);
             }
-            for (int k = 0; k < 8 * 5; k++) assert_true(fabs(get(out[0], BWI_DT_F32, (size_t)k) - get(out[1], BWI_DT_F32, (size_t)k)) < 1e-3);
+            for (int k = 0; k < 8 * 5; k++)
+                assert_true(fabs(get(out[0], BWI_DT_F32, (size_t)k) - get(out[1], BWI_DT_F32, (size_t)k)) < 1e-3);
             assert_true(isfinite(first));
         }
         bwi_exec_destroy(&e);
@@ -311,8 +362,10 @@ static void test_policies(void **state)
 {
     (void)state;
     bw_error err = {0};
-    struct { const char *policy; int weights, inputs, first, last; } want[] = {
-        {"all", 7, 7, 4, 4}, {"first-last-8", 7, 7, 8, 8}, {"inner", 5, 5, -1, -1}, {"blocks", 4, 4, -1, -1}};
+    struct {
+        const char *policy;
+        int weights, inputs, first, last;
+    } want[] = {{"all", 7, 7, 4, 4}, {"first-last-8", 7, 7, 8, 8}, {"inner", 5, 5, -1, -1}, {"blocks", 4, 4, -1, -1}};
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         bwi_quant_spec s = specs[1];
         s.policy = want[i].policy;
@@ -408,9 +461,11 @@ static void test_misuse(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_float_gradient), cmocka_unit_test(test_fused_equals_unfused), cmocka_unit_test(test_part_batch),
-        cmocka_unit_test(test_reference_compute), cmocka_unit_test(test_fast), cmocka_unit_test(test_evaluation),
-        cmocka_unit_test(test_output_scale), cmocka_unit_test(test_policies), cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_misuse),
+        cmocka_unit_test(test_float_gradient), cmocka_unit_test(test_fused_equals_unfused),
+        cmocka_unit_test(test_part_batch),     cmocka_unit_test(test_reference_compute),
+        cmocka_unit_test(test_fast),           cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_output_scale),   cmocka_unit_test(test_policies),
+        cmocka_unit_test(test_out_of_memory),  cmocka_unit_test(test_misuse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

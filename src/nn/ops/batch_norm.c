@@ -14,7 +14,9 @@
 #define ROWS_PER_FLUSH 512 /* float partial sums go to double after so many rows */
 
 /* Per-channel buffers, [c] each: the kept ones are filled by forward for backward. */
-typedef struct bn_save { real *mean, *istd, *a, *b; } bn_save;
+typedef struct bn_save {
+    real *mean, *istd, *a, *b;
+} bn_save;
 static bn_save save_of(const bwi_call *k, size_t c)
 {
     real *p = k->save;
@@ -22,20 +24,27 @@ static bn_save save_of(const bwi_call *k, size_t c)
 }
 
 /* Elements of one block: whole rows of c channels, small enough for the first-level cache. */
-static size_t block_rows(size_t c) { return c >= BWI_QBLOCK ? 1 : BWI_QBLOCK / c; }
+static size_t block_rows(size_t c)
+{
+    return c >= BWI_QBLOCK ? 1 : BWI_QBLOCK / c;
+}
 
 /* Scratch of one chunk of rows. */
 typedef struct bn_chunk {
-    double *s, *t;                                   /* [c] sums */
-    double *q;                                       /* [BWI_MAX_FUSED][BWI_QPARAMS + 1] */
-    real *s_part, *t_part;                           /* [c] */
-    real *y, *g, *h;                                 /* [block] */
+    double *s, *t;         /* [c] sums */
+    double *q;             /* [BWI_MAX_FUSED][BWI_QPARAMS + 1] */
+    real *s_part, *t_part; /* [c] */
+    real *y, *g, *h;       /* [block] */
 } bn_chunk;
-static size_t round_up(size_t n) { return (n + 15) / 16 * 16; }
+static size_t round_up(size_t n)
+{
+    return (n + 15) / 16 * 16;
+}
 static size_t chunk_bytes(size_t c)
 {
     size_t block = round_up(block_rows(c) * c);
-    return sizeof(double) * (2 * round_up(c) + round_up(BWI_MAX_FUSED * (BWI_QPARAMS + 1))) + sizeof(real) * (2 * round_up(c) + 3 * block);
+    return sizeof(double) * (2 * round_up(c) + round_up(BWI_MAX_FUSED * (BWI_QPARAMS + 1))) +
+           sizeof(real) * (2 * round_up(c) + 3 * block);
 }
 static bn_chunk chunk_of(const bwi_call *k, size_t c, int i)
 {
@@ -55,15 +64,17 @@ static bn_chunk chunk_of(const bwi_call *k, size_t c, int i)
 
 /* s[j] += sum of a, t[j] += sum of a * b over rows. a, b [rows,c] in; s, t [c] in/out. Eight rows at a time, so that the sums of
  * few channels are not a chain of dependent additions through memory. */
-static inline __attribute__((always_inline)) void add_sums_c(const real *restrict a, const real *restrict b, size_t rows, size_t c, real *restrict s,
-                                                             real *restrict t)
+static inline __attribute__((always_inline)) void add_sums_c(const real *restrict a, const real *restrict b, size_t rows,
+                                                             size_t c, real *restrict s, real *restrict t)
 {
     size_t r = 0;
     for (; r + 8 <= rows; r += 8, a += 8 * c, b += 8 * c)
         for (size_t j = 0; j < c; j++) {
-            real p0 = a[j] + a[c + j], p1 = a[2 * c + j] + a[3 * c + j], p2 = a[4 * c + j] + a[5 * c + j], p3 = a[6 * c + j] + a[7 * c + j];
+            real p0 = a[j] + a[c + j], p1 = a[2 * c + j] + a[3 * c + j], p2 = a[4 * c + j] + a[5 * c + j],
+                 p3 = a[6 * c + j] + a[7 * c + j];
             real q0 = a[j] * b[j] + a[c + j] * b[c + j], q1 = a[2 * c + j] * b[2 * c + j] + a[3 * c + j] * b[3 * c + j];
-            real q2 = a[4 * c + j] * b[4 * c + j] + a[5 * c + j] * b[5 * c + j], q3 = a[6 * c + j] * b[6 * c + j] + a[7 * c + j] * b[7 * c + j];
+            real q2 = a[4 * c + j] * b[4 * c + j] + a[5 * c + j] * b[5 * c + j],
+                 q3 = a[6 * c + j] * b[6 * c + j] + a[7 * c + j] * b[7 * c + j];
             s[j] += (p0 + p1) + (p2 + p3);
             t[j] += (q0 + q1) + (q2 + q3);
         }
@@ -74,28 +85,30 @@ static inline __attribute__((always_inline)) void add_sums_c(const real *restric
         }
 }
 /* y = A x + B [+ residual], [ReLU]. x, res, y [rows,c]; A, B [c]. */
-static inline __attribute__((always_inline)) void normalise_c(const real *restrict x, const real *restrict a, const real *restrict b,
-                                                              const real *restrict res, bool relu, size_t rows, size_t c, real *restrict y)
+static inline __attribute__((always_inline)) void normalise_c(const real *restrict x, const real *restrict a,
+                                                              const real *restrict b, const real *restrict res, bool relu,
+                                                              size_t rows, size_t c, real *restrict y)
 {
     real floor = relu ? R(0.0) : -(real)INFINITY;
     if (res) {
         for (size_t r = 0; r < rows; r++, x += c, y += c, res += c)
             for (size_t j = 0; j < c; j++) {
                 real v = x[j] * a[j] + b[j] + res[j];
-                y[j] = v > floor ? v : floor;
+                y[j] = v < floor ? floor : v; /* a NaN stays one */
             }
     } else {
         for (size_t r = 0; r < rows; r++, x += c, y += c)
             for (size_t j = 0; j < c; j++) {
                 real v = x[j] * a[j] + b[j];
-                y[j] = v > floor ? v : floor;
+                y[j] = v < floor ? floor : v; /* a NaN stays one */
             }
     }
 }
 /* dx = A g - (k1 + k2 x), real or bf16. */
-static inline __attribute__((always_inline)) void finish_c(const real *restrict g, const real *restrict x, const real *restrict a,
-                                                           const real *restrict k1, const real *restrict k2, size_t rows, size_t c,
-                                                           real *restrict dx, uint16_t *restrict dx16)
+static inline __attribute__((always_inline)) void finish_c(const real *restrict g, const real *restrict x,
+                                                           const real *restrict a, const real *restrict k1,
+                                                           const real *restrict k2, size_t rows, size_t c, real *restrict dx,
+                                                           uint16_t *restrict dx16)
 {
     for (size_t r = 0; r < rows; r++, g += c, x += c) {
         if (dx) {
@@ -111,18 +124,38 @@ static inline __attribute__((always_inline)) void finish_c(const real *restrict 
 #define BY_CHANNELS(f, ...)                                                                                                    \
     do {                                                                                                                       \
         switch (c) {                                                                                                           \
-        case 16: { enum { C = 16 }; f(__VA_ARGS__); break; }                                                                   \
-        case 32: { enum { C = 32 }; f(__VA_ARGS__); break; }                                                                   \
-        case 64: { enum { C = 64 }; f(__VA_ARGS__); break; }                                                                   \
-        default: { const size_t C = c; f(__VA_ARGS__); break; }                                                                \
+        case 16: {                                                                                                             \
+            enum { C = 16 };                                                                                                   \
+            f(__VA_ARGS__);                                                                                                    \
+            break;                                                                                                             \
+        }                                                                                                                      \
+        case 32: {                                                                                                             \
+            enum { C = 32 };                                                                                                   \
+            f(__VA_ARGS__);                                                                                                    \
+            break;                                                                                                             \
+        }                                                                                                                      \
+        case 64: {                                                                                                             \
+            enum { C = 64 };                                                                                                   \
+            f(__VA_ARGS__);                                                                                                    \
+            break;                                                                                                             \
+        }                                                                                                                      \
+        default: {                                                                                                             \
+            const size_t C = c;                                                                                                \
+            f(__VA_ARGS__);                                                                                                    \
+            break;                                                                                                             \
+        }                                                                                                                      \
         }                                                                                                                      \
     } while (0)
-static void add_sums(const real *a, const real *b, size_t rows, size_t c, real *s, real *t) { BY_CHANNELS(add_sums_c, a, b, rows, C, s, t); }
+static void add_sums(const real *a, const real *b, size_t rows, size_t c, real *s, real *t)
+{
+    BY_CHANNELS(add_sums_c, a, b, rows, C, s, t);
+}
 static void normalise(const real *x, const bn_save *v, const real *res, bool relu, size_t rows, size_t c, real *y)
 {
     BY_CHANNELS(normalise_c, x, v->a, v->b, res, relu, rows, C, y);
 }
-static void finish(const real *g, const real *x, const real *a, const real *k1, const real *k2, size_t rows, size_t c, real *dx, uint16_t *dx16)
+static void finish(const real *g, const real *x, const real *a, const real *k1, const real *k2, size_t rows, size_t c, real *dx,
+                   uint16_t *dx16)
 {
     BY_CHANNELS(finish_c, g, x, a, k1, k2, rows, C, dx, dx16);
 }
@@ -154,8 +187,14 @@ static void total(const bwi_call *k, size_t c, size_t j, double *s, double *t)
     }
 }
 
-static real *param(const bwi_call *k, int i) { return k->graph->param[k->node->param[i]].data; }
-static real *param_grad(const bwi_call *k, int i) { return k->graph->param[k->node->param[i]].grad; }
+static real *param(const bwi_call *k, int i)
+{
+    return k->graph->param[k->node->param[i]].data;
+}
+static real *param_grad(const bwi_call *k, int i)
+{
+    return k->graph->param[k->node->param[i]].grad;
+}
 
 /* mean, 1/sd from the batch (training; running statistics move along) or from the running statistics; A and B from them. */
 static void prepare(bwi_call *k, size_t rows, size_t c)
@@ -200,7 +239,10 @@ static void prepare(bwi_call *k, size_t rows, size_t c)
     }
 }
 
-static size_t size_of_code(bwi_dtype t) { return t == BWI_DT_U8 || t == BWI_DT_I8 ? 1 : sizeof(real); }
+static size_t size_of_code(bwi_dtype t)
+{
+    return t == BWI_DT_U8 || t == BWI_DT_I8 ? 1 : sizeof(real);
+}
 
 static bw_status BWI_V(bn_forward)(bwi_call *k, bw_error *err)
 {
@@ -244,8 +286,8 @@ static const real *gather(const bwi_call *k, const bn_chunk *p, const real *y, s
         real *to = first ? g : p->h;
         for (size_t b = 0; b < n; b += BWI_QBLOCK) {
             size_t m = n - b < BWI_QBLOCK ? n - b : BWI_QBLOCK;
-            bwi_quant_backward_block(k->aq[q], k->variant, y + b, (const real *)k->q[q].grad + at + b, k->q[q].gscale, m, to + b,
-                                     q_sums ? q_sums + q * (BWI_QPARAMS + 1) : NULL);
+            bwi_quant_backward_block(k->aq[q], k->variant, y + b, (const real *)k->q[q].grad + at + b, k->q[q].gscale, m,
+                                     to + b, q_sums ? q_sums + q * (BWI_QPARAMS + 1) : NULL);
         }
         if (!first)
             for (size_t j = 0; j < n; j++) g[j] += to[j];
@@ -314,7 +356,7 @@ static bw_status BWI_V(bn_backward)(bwi_call *k, bw_error *err)
         k1[j] = (real)(a * s / (double)rows - slope * mean);
     }
     if (k->in[0].grad) {
-        bool bf16 = k->in[0].grad_type == BWI_DT_BF16;
+        bool bf16 = k->in[0].grad_type == BWI_DT_BF16, acc = k->in[0].acc;      /* never both: bf16 has this one consumer */
         const real *kept = k->residual && !k->in[1].acc ? k->in[1].grad : NULL; /* dL/dy as the first pass left it */
         size_t step = block_rows(c);
         BWI_PARALLEL_CHUNKS(i)
@@ -324,7 +366,10 @@ static bw_status BWI_V(bn_backward)(bwi_call *k, bw_error *err)
             for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += step) {
                 size_t n = end - r < step ? end - r : step, at = r * c;
                 const real *g = kept ? kept + at : gather(k, &p, block_y(k, &v, &p, at, n, c), at, n * c, NULL);
-                finish(g, x + at, v.a, k1, k2, n, c, bf16 ? NULL : (real *)k->in[0].grad + at, bf16 ? (uint16_t *)k->in[0].grad + at : NULL);
+                real *dx = bf16 ? NULL : (real *)k->in[0].grad + at;
+                finish(g, x + at, v.a, k1, k2, n, c, acc ? p.h : dx, bf16 ? (uint16_t *)k->in[0].grad + at : NULL);
+                if (acc)
+                    for (size_t j = 0; j < n * c; j++) dx[j] += p.h[j];
             }
         }
     }
@@ -338,7 +383,8 @@ const bwi_op_fns BWI_V(bwi_batch_norm_fns) = {BWI_V(bn_forward), BWI_V(bn_backwa
 static bw_status infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)
 {
     if (!(node->attr.eps > 0) || !(node->attr.momentum >= 0 && node->attr.momentum <= 1))
-        return bwi_fail(err, BW_ARG, "eps is %g and momentum %g; expected eps > 0 and momentum from 0 to 1", node->attr.eps, node->attr.momentum);
+        return bwi_fail(err, BW_ARG, "eps is %g and momentum %g; expected eps > 0 and momentum from 0 to 1", node->attr.eps,
+                        node->attr.momentum);
     *out = in[0];
     return BW_OK;
 }
@@ -348,7 +394,8 @@ static bw_status params(bwi_graph *g, bwi_node *node, const bwi_shape *in, bw_er
     static const char *const suffix[4] = {"weight", "bias", "running_mean", "running_var"};
     int64_t dim[1] = {in[0].c};
     for (int i = 0; i < 4; i++) {
-        bw_status st = bwi_graph_add_param(g, node->name, suffix[i], i < 2 ? BWI_PARAM_NORM : BWI_PARAM_STATE, 1, dim, &node->param[i], err);
+        bw_status st = bwi_graph_add_param(g, node->name, suffix[i], i < 2 ? BWI_PARAM_NORM : BWI_PARAM_STATE, 1, dim,
+                                           &node->param[i], err);
         if (st) return st;
         const bwi_param *p = &g->param[node->param[i]];
         if (i == 1 || i == 2) continue;
