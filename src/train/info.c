@@ -68,7 +68,10 @@ static bool add_progress(json_t *object, const bwi_tensors *ts, bwi_text *t)
     bool good = progress;
     for (size_t i = 0; good && i < ts->n_meta; i++) {
         if (strncmp(ts->key[i], prefix, sizeof prefix - 1)) continue;
-        good = !json_object_set_new(progress, ts->key[i] + sizeof prefix - 1, bwi_json_number(strtod(ts->value[i], NULL)));
+        const char *value = ts->value[i];
+        const bool whole = value[strspn(value, "0123456789")] == 0;
+        json_t *number = whole ? json_integer(strtoll(value, NULL, 10)) : bwi_json_number(strtod(value, NULL));
+        good = !json_object_set_new(progress, ts->key[i] + sizeof prefix - 1, number);
         bwi_text_add(t, "%s: %s\n", ts->key[i], ts->value[i]);
     }
     if (good && json_object_size(progress)) return !json_object_set_new(object, "progress", progress);
