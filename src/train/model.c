@@ -45,3 +45,35 @@ void bwi_model_close(bwi_model *m)
     bwi_tensors_free(&m->file);
     *m = (bwi_model){0};
 }
+
+static const bwi_quant *find_quantizer(const bwi_graph *g, const char *layer, bwi_role role)
+{
+    bwi_quant *q;
+    const bwi_node *owner;
+    for (int i = 0; bwi_graph_quant(g, i, &q, &owner); i++)
+        if (q->role == role && !strcmp(owner->name, layer)) return q;
+    return NULL;
+}
+
+bw_status bwi_reset_requantized(bwi_graph *g, const char *path, int *n, bw_error *err)
+{
+    bwi_tensors tensors = {0};
+    bwi_model m = {0};
+    bwi_quant *q;
+    const bwi_node *layer;
+    bw_status st;
+    *n = 0;
+    BWI_TRY(bwi_tensors_read(&tensors, path, NULL, err));
+    if (!bwi_tensors_meta(&tensors, BWI_META_KIND)) goto fail;
+    BWI_TRY(bwi_model_from(&m, &tensors, path, err));
+    for (int i = 0; bwi_graph_quant(g, i, &q, &layer); i++) {
+        const bwi_quant *old = find_quantizer(m.graph, layer->name, q->role);
+        if (!q->ready || !old || old->bits == q->bits) continue;
+        q->ready = false;
+        ++*n;
+    }
+fail:
+    bwi_model_close(&m);
+    bwi_tensors_free(&tensors);
+    return st;
+}

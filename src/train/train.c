@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "base/par.h"
 #include "train/evaluate.h"
-#include "train/import.h"
+#include "train/model.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -51,19 +51,24 @@ static bw_status note(bwi_run *run, char *text, bw_error *err) /* frees text */
     return BW_OK;
 }
 
-/* Counts n images; at most five times a second it measures the speed and tells the caller. */
-static void report_step(bwi_run *run, int n)
+/* Speed since the last measurement, smoothed. */
+static void measure(bwi_meter *m)
 {
-    bwi_meter *m = &run->meter;
-    const double now = bwi_now();
-    m->since += n;
-    m->epoch_images += n;
-    m->steps++;
-    if (now - m->last < 0.2) return;
-    const double rate = (double)m->since / (now - m->last);
+    const double now = bwi_now(), seconds = now - m->last, rate = seconds > 0 ? (double)m->since / seconds : m->rate;
     m->rate = m->rate > 0 ? 0.7 * m->rate + 0.3 * rate : rate;
     m->last = now;
     m->since = 0;
+}
+
+/* Counts n images and tells the caller, at most five times a second. */
+static void report_step(bwi_run *run, int n)
+{
+    bwi_meter *m = &run->meter;
+    m->since += n;
+    m->epoch_images += n;
+    m->steps++;
+    if (bwi_now() - m->last < 0.2) return;
+    measure(m);
     emit(run, BW_EVENT_STEP, "");
 }
 
@@ -118,10 +123,9 @@ static bw_status open_data(bwi_run *run, bw_error *err)
     BWI_TRY(bwi_loader_create(&run->test_loader, run->data, &o, err));
     run->steps = bwi_loader_steps(run->train_loader);
     if (run->steps < 1)
-        return bwi_fail(
-            err, BW_ARG,
-            "train.batch: %d images are more than the training split has, and train.drop_last leaves out what is less",
-            r->train.batch);
+        return bwi_fail(err, BW_ARG,
+                        "train.batch: the training split has fewer than %d images, and train.drop_last leaves them out",
+                        r->train.batch);
     return BW_OK;
 fail:
     return st;
@@ -164,20 +168,33 @@ static bw_status remove_file(const char *path, bw_error *err)
     return bwi_fail(err, BW_IO, "%s: cannot remove it: %s", path, strerror(errno));
 }
 
+/* Random weights, or those of recipe key init. */
+static bw_status init_network(bwi_run *run, bw_error *err)
+{
+    const char *path = run->recipe->init;
+    char *report = NULL;
+    int reset = 0;
+    bw_status st;
+    bwi_graph_init(run->graph, (uint64_t)run->recipe->train.seed);
+    if (!*path) return BW_OK;
+    BWI_TRY(bwi_import_file(run->graph, path, &report, err));
+    BWI_TRY(note(run, report, err));
+    BWI_TRY(bwi_reset_requantized(run->graph, path, &reset, err));
+    if (reset) BWI_TRY(note(run, bwi_asprintf("%d quantizers had other bits in %s and start anew", reset, path), err));
+    return BW_OK;
+fail:
+    return st;
+}
+
 static bw_status start_anew(bwi_run *run, bw_error *err)
 {
-    const char *const old[] = {run->checkpoint, run->best, run->model,
-                               run->log}; /* the checkpoint first: without it there is no run to resume */
+    /* The checkpoint goes first: without it there is no run to resume. */
+    const char *const old[] = {run->checkpoint, run->best, run->model, run->log};
     bw_status st;
+    run->at = (bwi_progress){.train_loss = NAN, .train_top1 = NAN, .test_loss = NAN, .test_top1 = NAN, .best_top1 = -1};
+    BWI_TRY(init_network(run, err)); /* before the old run goes: it may be what this one starts from */
     for (size_t i = 0; i < sizeof old / sizeof *old; i++) BWI_TRY(remove_file(old[i], err));
     BWI_TRY(write_recipe(run, err));
-    run->at = (bwi_progress){.train_loss = NAN, .train_top1 = NAN, .test_loss = NAN, .test_top1 = NAN, .best_top1 = -1};
-    bwi_graph_init(run->graph, (uint64_t)run->recipe->train.seed);
-    if (run->recipe->init[0]) {
-        char *report = NULL;
-        BWI_TRY(bwi_import_file(run->graph, run->recipe->init, &report, err));
-        BWI_TRY(note(run, report, err));
-    }
     return bwi_checkpoint_save(run, err); /* so that there is always one to fall back on */
 fail:
     return st;
@@ -284,8 +301,10 @@ static void clear_counters(bwi_graph *g)
 static bw_status end_epoch(bwi_run *run, bw_error *err)
 {
     bwi_progress *at = &run->at;
+    const char *what;
     char *line = NULL;
     bw_status st;
+    if (bwi_params_not_finite(&run->params, false, &what)) return bwi_fail(err, BW_NUMERIC, "not every parameter is finite");
     BWI_TRY(evaluate(run, err));
     at->train_loss = mean(at->loss_sum, at->images);
     at->train_top1 = 100 * mean((double)at->top1, at->images);
@@ -320,6 +339,7 @@ static bw_status train_epoch(bwi_run *run, bw_error *err)
         report_step(run, batch.n);
         BWI_TRY(save_or_stop(run, err));
     }
+    if (run->meter.since) measure(&run->meter);
     return end_epoch(run, err);
 fail:
     return st;
@@ -344,13 +364,13 @@ static bw_status diverged(const bwi_run *run, bw_error *err)
 {
     const char *what, *name = bwi_params_not_finite(&run->params, true, &what);
     const bwi_progress *at = &run->at, *saved = &run->saved;
-    return bwi_fail(err, BW_NUMERIC,
-                    "training stopped in epoch %lld after step %lld: %s%s%s%s%s. The last good checkpoint, epoch %lld after "
-                    "step %lld, is %s. A lower "
-                    "optim.lr, or more bits, may help",
-                    (long long)at->epoch + 1, (long long)at->step, err->msg, name ? "; the first parameter with a " : "",
-                    name ? what : "", name ? " that is not finite is " : "", name ? name : "", (long long)saved->epoch + 1,
-                    (long long)saved->step, run->checkpoint);
+    return bwi_fail(
+        err, BW_NUMERIC,
+        "training stopped in epoch %lld after step %lld: %s%s%s%s%s. The last good checkpoint, epoch %lld after step "
+        "%lld, is %s; another run can start from it (recipe key init)",
+        (long long)at->epoch + 1, (long long)at->step, err->msg, name ? "; the first parameter with a " : "", name ? what : "",
+        name ? " that is not finite is " : "", name ? name : "", (long long)saved->epoch + 1, (long long)saved->step,
+        run->checkpoint);
 }
 
 static void close_run(bwi_run *run)

@@ -450,6 +450,36 @@ static void test_model_file(void **state)
     }
 }
 
+/* A run from a run: the same bits keep their quantizers, other bits start them anew; the folder that it starts from may be its own. */
+static void test_init(void **state)
+{
+    (void)state;
+    char init[500], bits[500];
+    bw_train_result first, same, fewer;
+    bw_error err;
+    bw_train_options o = {.out_dir = in_root("init")};
+    train_good(NULL, 0, &o, &first);
+    snprintf(init, sizeof init, "init=%s", in_root("init/model.safetensors"));
+    snprintf(bits, sizeof bits, "quant.weight_bits=2");
+    const char *const more[] = {init, bits, "optim.lr=0"};
+    o.overwrite = true;
+    bwi_model m;
+    const bwi_param *p;
+    train_good((const char *const[]){init, "optim.lr=0"}, 2, &o, &same); /* nothing moves but running statistics */
+    assert_int_equal(bwi_model_open(&m, in_root("init/model.safetensors"), &err), BW_OK);
+    assert_non_null(p = bwi_graph_param(m.graph, "layer1.0.conv1.weight_quant.step"));
+    const double step = *(const double *)p->data;
+    bwi_model_close(&m);
+    assert_true(step > 0 && fabs(same.train_loss - first.train_loss) < 1);
+    train_good(more, 3, &o, &fewer);
+    assert_int_equal(bwi_model_open(&m, in_root("init/model.safetensors"), &err), BW_OK);
+    assert_non_null(p = bwi_graph_param(m.graph, "layer1.0.conv1.weight_quant.step"));
+    assert_true(*(const double *)p->data > 1.5 * step); /* 2 mean|w| / sqrt(Qp): sqrt(7) times that of 4 bits */
+    bwi_model_close(&m);
+    assert_int_equal(train_with((const char *const[]){"init=/nonexistent.th"}, 1, &o, &fewer, &err), BW_IO);
+    assert_true(bwi_file_exists(in_root("init/checkpoint.safetensors"))); /* a run that cannot begin removes nothing */
+}
+
 /* Stopped before its first step: activation quantizers have seen nothing. */
 static void test_never_initialised(void **state)
 {
@@ -520,21 +550,14 @@ static void test_list(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_uninterrupted),
-        cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_torn_log),
-        cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_recipe_mismatch),
-        cmocka_unit_test(test_folder_in_use),
-        cmocka_unit_test(test_damaged_checkpoint),
-        cmocka_unit_test(test_unwritable),
-        cmocka_unit_test(test_diverged),
-        cmocka_unit_test(test_learns),
-        cmocka_unit_test(test_model_file),
-        cmocka_unit_test(test_never_initialised),
-        cmocka_unit_test(test_eval_errors),
-        cmocka_unit_test(test_bench),
+        cmocka_unit_test(test_killed),        cmocka_unit_test(test_uninterrupted),
+        cmocka_unit_test(test_resume),        cmocka_unit_test(test_torn_log),
+        cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_recipe_mismatch),
+        cmocka_unit_test(test_folder_in_use), cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_unwritable),    cmocka_unit_test(test_diverged),
+        cmocka_unit_test(test_learns),        cmocka_unit_test(test_model_file),
+        cmocka_unit_test(test_init),          cmocka_unit_test(test_never_initialised),
+        cmocka_unit_test(test_eval_errors),   cmocka_unit_test(test_bench),
         cmocka_unit_test(test_list),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
