@@ -11,13 +11,13 @@
 #include "tensor/tensor.h"
 
 typedef struct bwi_conv_spec {
-    int n, ih, iw, ic;   /* [n,ih,iw,ic] source */
-    int oc, kh, kw;      /* weights [oc,kh,kw,ic/groups] */
+    int n, ih, iw, ic; /* [n,ih,iw,ic] source */
+    int oc, kh, kw;    /* weights [oc,kh,kw,ic/groups] */
     int stride, pad, groups;
-    bwi_dtype src;       /* F32 (F64 in the double table): values or codes held as reals. U8: codes 0..255, weights then int8 */
-    bwi_dtype back;      /* arithmetic of both backward passes, and type of gdst: F32, BF16 (F64 in the double table) */
-    bool train;          /* backward weights needed */
-    bool need_gsrc;      /* backward data needed */
+    bwi_dtype src;  /* F32 (F64 in the double table): values or codes held as reals. U8: codes 0..255, weights then int8 */
+    bwi_dtype back; /* arithmetic of both backward passes, and type of gdst: F32, BF16 (F64 in the double table) */
+    bool train;     /* backward weights needed */
+    bool need_gsrc; /* backward data needed */
 } bwi_conv_spec;
 
 typedef struct bwi_conv bwi_conv; /* primitives and packed weights of one convolution; not thread-safe */
@@ -28,7 +28,8 @@ typedef struct bwi_compute {
     /* Creates a convolution; err says the spec when it cannot be done. */
     bw_status (*conv_create)(const bwi_conv_spec *spec, bwi_conv **out, bw_error *err);
     void (*conv_destroy)(bwi_conv **conv);
-    size_t (*conv_scratch)(const bwi_conv *conv); /* bytes of 64-byte aligned scratch that each call below needs; shared among convolutions */
+    size_t (*conv_scratch)(
+        const bwi_conv *conv); /* bytes of 64-byte aligned scratch that each call below needs; shared among convolutions */
     /* Packs weights for every pass of the coming step. w: [oc,kh,kw,ic/groups] real, in; integers in [-128,127] if src is U8. Weights of
      * backward data are back_scale * w in F32; in BF16 back_scale * w is rounded, so pass 1 to keep integer codes exact. */
     bw_status (*conv_weights)(bwi_conv *conv, const void *w, double scale, double back_scale, void *scratch);
@@ -43,5 +44,8 @@ typedef struct bwi_compute {
 extern const bwi_compute bwi_compute_onednn;        /* real F32 */
 extern const bwi_compute bwi_compute_reference_f32; /* plain C */
 extern const bwi_compute bwi_compute_reference_f64; /* plain C, for gradient checks */
-static inline int bwi_conv_out(int in, int k, int stride, int pad) { return (in + 2 * pad - k) / stride + 1; }
+static inline int bwi_conv_out(int in, int k, int stride, int pad)
+{
+    return (in + 2 * pad - k) / stride + 1;
+}
 #endif

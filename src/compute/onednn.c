@@ -1,6 +1,6 @@
-/* Convolutions by oneDNN. Sources and destinations are NHWC everywhere; each pass has its weights in the layout that its kernel likes
- * best, and a reorder from or to [oc,kh,kw,ic/groups]. Everything is created once; a call only swaps data handles. All primitives use
- * the caller's scratch, so that one buffer serves every convolution of a network. */
+/* Convolutions by oneDNN. Sources and destinations are NHWC everywhere; each pass has its weights in the layout that its
+ * kernel likes best, and a reorder from or to [oc,kh,kw,ic/groups]. Everything is created once; a call only swaps data handles.
+ * All primitives use the caller's scratch, so that one buffer serves every convolution of a network. */
 #include "compute/compute.h"
 #include "base/alloc.h"
 #include "base/cpu.h"
@@ -201,8 +201,8 @@ static void free_geometry(dnn_conv *g)
     dnn_md_free(&g->dst);
 }
 
-/* Attributes of an integer forward pass: its sums are multiplied by the scale, which is known only at run time. That is a multiplication
- * by a tensor of one element after the sum, since convolutions of 2.x refuse scales that are not known when they are made. */
+/* Attributes of an integer forward pass: its sums are multiplied by the scale, which is known only at run time. That is a
+ * multiplication by a tensor of one element after the sum: convolutions of 2.x refuse scales that they do not know when made. */
 static bw_status make_scaled(builder *b)
 {
     bw_status st;
@@ -273,10 +273,10 @@ fail:
     return st;
 }
 
-/* Images in a piece of the batch for the weight gradient. A source that must be converted is converted and used piece by piece, so that
- * the converted values are still in the threads' caches: about 1 MiB for each. Then the conversion costs next to nothing; of the whole
- * batch at once it costs an eighth of the pass, and a float copy of the largest source in scratch. Pieces are equal and no thread must
- * be without an image, so a batch size without a fitting divisor is done at once. */
+/* Images in a piece of the batch for the weight gradient. A source that must be converted is converted and used piece by piece,
+ * so that the converted values are still in the threads' caches: about 1 MiB for each. Then the conversion costs next to nothing;
+ * of the whole batch at once it costs an eighth of the pass, and a float copy of the largest source in scratch. Pieces are equal
+ * and no thread must be without an image, so a batch size without a fitting divisor is done at once. */
 static int piece_of(const bwi_conv_spec *s)
 {
     if (s->src == s->back) return s->n;

@@ -1,6 +1,6 @@
-/* oneDNN 2.x and 3.x behind one set of names: only what convolutions need. The two differ in that a memory descriptor is a plain struct
- * in 2.x and an owned handle in 3.x, and that 2.x has operation descriptors between descriptors and primitives. All other calls are
- * spelled alike. Every dnn_md is zero-initialised by its owner and given back with dnn_md_free. */
+/* oneDNN 2.x and 3.x behind one set of names: only what convolutions need. The two differ in that a memory descriptor is a plain
+ * struct in 2.x and an owned handle in 3.x, and that 2.x has operation descriptors between descriptors and primitives. All other
+ * calls are spelled alike. Every dnn_md is zero-initialised by its owner and given back with dnn_md_free. */
 #ifndef BWI_ONEDNN_API_H
 #define BWI_ONEDNN_API_H
 #include <oneapi/dnnl/dnnl.h>

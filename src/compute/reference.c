@@ -1,6 +1,7 @@
-/* Convolutions in plain C: the meaning of compute.h, for gradient checks in double and as the measure of every other table. Operands
- * of other types are converted to `real` in scratch first, so that every loop is over reals. Sums are in double, except those that
- * backward data gathers in its result. Nothing depends on the number of threads: each output belongs to one iteration. */
+/* Convolutions in plain C: the meaning of compute.h, for gradient checks in double and as the measure of every other table.
+ * Operands of other types are converted to `real` in scratch first, so that every loop is over reals. Forward sums are in double,
+ * so that those of integers are exact; backward passes add up in their results. Nothing depends on the number of threads: each
+ * output belongs to one iteration. */
 #include "base/variant.h"
 #if BWI_VARIANT == BWI_F64 || BWI_VARIANT == BWI_F32
 #include "base/alloc.h"

@@ -414,8 +414,8 @@ static void bf16_gradients(void **state)
 }
 
 /* ---- Threads ----------------------------------------------------------------------------------------------------------- */
-/* Everything above runs on one thread, since threads that wait for each other are slow where cores are shared. Here, larger shapes on
- * two and three: the passes split the work otherwise, and the weight gradient sums over threads. */
+/* Everything above runs on one thread, since threads that wait for each other are slow where cores are shared. Here, larger shapes
+ * on two: the passes split the work otherwise, and the weight gradient sums over threads and over pieces of the batch. */
 static void threads_share_the_work(void **state)
 {
     (void)state;
