@@ -165,7 +165,7 @@ void bwi_graph_init(bwi_graph *g, uint64_t seed)
 /* The parameters of a quantizer: one double each, living in the bwi_quant. */
 bw_status bwi_graph_add_quant_params(bwi_graph *g, const char *layer, bwi_quant *q, bw_error *err)
 {
-    for (int i = 0; i < q->q->n_params; i++) {
+    for (int i = 0; i < bwi_quant_n_params(q); i++) {
         char suffix[BWI_NAME];
         int index = -1;
         snprintf(suffix, sizeof suffix, "%s.%s", q->role == BWI_WEIGHT ? "weight_quant" : "input_quant", q->q->param[i]);

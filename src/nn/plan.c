@@ -105,7 +105,7 @@ static bool node_trains(const bwi_graph *g, const bwi_node *n)
 {
     for (int i = 0; i < 4; i++)
         if (n->param[i] >= 0 && g->param[n->param[i]].grad) return true;
-    return (n->aq && n->aq->q->n_params > 0) || (n->wq && n->wq->q->n_params > 0);
+    return (n->aq && bwi_quant_n_params(n->aq) > 0) || (n->wq && bwi_quant_n_params(n->wq) > 0);
 }
 
 /* Fills producer, readers, gradient needs and types of every value. */
@@ -144,7 +144,7 @@ static void describe_values(bwi_exec *e)
             bwi_slot_info *codes = &e->value[q->out];
             codes->step = s;
             codes->stored = true;
-            codes->needs_grad = trains || q->aq->q->n_params > 0;
+            codes->needs_grad = trains || bwi_quant_n_params(q->aq) > 0;
             codes->aq = q->aq;
         }
     }

@@ -180,7 +180,7 @@ static bw_status get_quantizers(const bwi_tensors *ts, bwi_run *run, bw_error *e
         bw_status st = BW_OK;
         if (!t || t->dtype != BWI_DT_F64 || bwi_tensor_numel(t) != QUANT_VALUES)
             st = bwi_fail(err, BW_FORMAT, "%s: expected %d values of F64", name, QUANT_VALUES);
-        else if ((bwi_tensor_at(t, READY) != 0) != q->ready && q->q->n_params)
+        else if ((bwi_tensor_at(t, READY) != 0) != q->ready && bwi_quant_n_params(q))
             st = bwi_fail(err, BW_FORMAT, "%s: its parameters and its state do not agree", name);
         bwi_free(name);
         if (st) return st;

@@ -32,7 +32,7 @@ static json_t *quantizer(const bwi_quant *q)
 {
     if (!q) return json_pack("{s:i, s:n}", "bits", 32, "quantizer");
     json_t *params = json_object();
-    for (int i = 0; q->ready && i < q->q->n_params; i++)
+    for (int i = 0; q->ready && i < bwi_quant_n_params(q); i++)
         if (json_object_set_new(params, q->q->param[i], bwi_json_number(q->theta[i]))) {
             json_decref(params);
             return NULL;

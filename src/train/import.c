@@ -127,7 +127,7 @@ static void load(bwi_param *p, const bwi_tensor *t)
 /* Whether all parameters of q are among those that were loaded [g->n_params]. */
 static bool all_loaded(const bwi_graph *g, const bwi_quant *q, const bool *loaded)
 {
-    for (int j = 0; j < q->q->n_params; j++) {
+    for (int j = 0; j < bwi_quant_n_params(q); j++) {
         bool found = false;
         for (int i = 0; i < g->n_params; i++) found = found || (loaded[i] && g->param[i].data == &q->theta[j]);
         if (!found) return false;
@@ -284,7 +284,7 @@ static bool is_unset(const bwi_graph *g, const bwi_param *p)
     const bwi_node *layer;
     if (p->role != BWI_PARAM_QUANT) return false;
     for (int i = 0; bwi_graph_quant(g, i, &q, &layer); i++)
-        for (int j = 0; j < q->q->n_params; j++)
+        for (int j = 0; j < bwi_quant_n_params(q); j++)
             if (p->data == &q->theta[j]) return !q->ready;
     return false;
 }

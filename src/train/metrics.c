@@ -15,7 +15,7 @@
 static json_t *quantizer(const bwi_quant *q, const bwi_node *layer)
 {
     json_t *params = json_object();
-    for (int i = 0; i < q->q->n_params; i++)
+    for (int i = 0; i < bwi_quant_n_params(q); i++)
         if (json_object_set_new(params, q->q->param[i], bwi_json_number(q->theta[i]))) {
             json_decref(params);
             return NULL;
