@@ -195,12 +195,12 @@ static bw_status get_quantizers(const bwi_tensors *ts, bwi_run *run, bw_error *e
 
 /* ---- Files --------------------------------------------------------------------------------------------------------------- */
 
-/* Tensors and metadata that models and checkpoints share. A state that is not finite is not worth a file. */
+/* Tensors and metadata that models and checkpoints share. A state that is out of range is not worth a file. */
 static bw_status add_network(bwi_tensors *ts, const bwi_run *run, const char *kind, bw_error *err)
 {
-    const char *what, *bad = bwi_params_not_finite(&run->params, false, &what), *recipe = bw_recipe_text(run->recipe);
+    const char *what, *bad = bwi_params_out_of_range(&run->params, false, &what), *recipe = bw_recipe_text(run->recipe);
     bw_status st;
-    if (bad) return bwi_fail(err, BW_NUMERIC, "a %s was to be saved, but %s is not finite", kind, bad);
+    if (bad) return bwi_fail(err, BW_NUMERIC, "a %s was to be saved, but a value of %s is out of range", kind, bad);
     if (!recipe) return bwi_fail(err, BW_NOMEM, "no memory for the resolved recipe");
     BWI_TRY(bwi_export_params(run->graph, ts, err));
     BWI_TRY(bwi_export_meta(ts, kind, recipe, run->recipe->data.normalize, err));

@@ -109,24 +109,23 @@ void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step)
     p->graph->version++;
 }
 
-static bool all_finite(bwi_dtype dtype, const void *data, size_t n)
+static bool in_range(bwi_dtype dtype, const void *data, size_t n)
 {
-    double sum = 0; /* of x * 0: 0 unless some x is not finite */
-    if (dtype == BWI_DT_F64)
-        for (size_t i = 0; i < n; i++) sum += ((const double *)data)[i] * 0;
-    else
-        for (size_t i = 0; i < n; i++) sum += (double)((const float *)data)[i] * 0;
+    const float *f = data;
+    const double *d = data;
+    double sum = 0; /* of x^2 * 0: 0 unless some square is not finite */
+    for (size_t i = 0; i < n; i++) sum += dtype == BWI_DT_F64 ? d[i] * d[i] * 0 : (double)(f[i] * f[i] * 0);
     return isfinite(sum);
 }
 
-const char *bwi_params_not_finite(const bwi_params *p, bool grads, const char **what)
+const char *bwi_params_out_of_range(const bwi_params *p, bool grads, const char **what)
 {
     for (int i = 0; i < p->graph->n_params; i++) {
         const bwi_param *param = &p->graph->param[i];
         *what = "value";
-        if (!all_finite(param->dtype, param->data, param->numel)) return param->name;
+        if (!in_range(param->dtype, param->data, param->numel)) return param->name;
         *what = "gradient";
-        if (grads && param->grad && !all_finite(param->dtype, param->grad, param->numel)) return param->name;
+        if (grads && param->grad && !in_range(param->dtype, param->grad, param->numel)) return param->name;
     }
     return NULL;
 }

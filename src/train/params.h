@@ -25,7 +25,7 @@ void bwi_params_destroy(bwi_params *p); /* accepts a zeroed struct */
 double bwi_params_lr(const bwi_params *p, int group, int64_t epoch, int64_t step);
 /* One optimizer step on every slot from the gradients in place, then every quantizer back into its domain. */
 void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step);
-/* Name of the first parameter, in the graph's order, that holds a value (or, with grads, a gradient) that is not finite; NULL: none.
- * *what becomes "value" or "gradient". */
-const char *bwi_params_not_finite(const bwi_params *p, bool grads, const char **what);
+/* Name of the first parameter, in the graph's order, that holds a value (or, with grads, a gradient) that is not finite, or so large that
+ * the next batch norm, which squares, would make it so; NULL: none. *what becomes "value" or "gradient". */
+const char *bwi_params_out_of_range(const bwi_params *p, bool grads, const char **what);
 #endif

@@ -37,7 +37,7 @@ typedef struct bwi_run {
 } bwi_run;
 
 /* ---- checkpoint.c -------------------------------------------------------------------------------------------------------- */
-/* Replaces the checkpoint by the present state and sets run->saved. BW_NUMERIC, and the old file stays, when a parameter is not finite. */
+/* Replaces the checkpoint by the present state and sets run->saved. BW_NUMERIC, and the old file stays, when a parameter is out of range. */
 BW_MUST_USE bw_status bwi_checkpoint_save(bwi_run *run, bw_error *err);
 /* Continues from the checkpoint; BW_ARG, naming the keys, when its recipe differs. */
 BW_MUST_USE bw_status bwi_checkpoint_load(bwi_run *run, bw_error *err);

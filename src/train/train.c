@@ -304,7 +304,7 @@ static bw_status end_epoch(bwi_run *run, bw_error *err)
     const char *what;
     char *line = NULL;
     bw_status st;
-    if (bwi_params_not_finite(&run->params, false, &what)) return bwi_fail(err, BW_NUMERIC, "not every parameter is finite");
+    if (bwi_params_out_of_range(&run->params, false, &what)) return bwi_fail(err, BW_NUMERIC, "a parameter is out of range");
     BWI_TRY(evaluate(run, err));
     at->train_loss = mean(at->loss_sum, at->images);
     at->train_top1 = 100 * mean((double)at->top1, at->images);
@@ -359,17 +359,17 @@ fail:
 
 /* ---- The whole ----------------------------------------------------------------------------------------------------------- */
 
-/* Says where training stood when a value was no longer finite, which parameter shows it first, and what is left. */
+/* Says where training stood when values ran away, which parameter shows it first, and what is left. */
 static bw_status diverged(const bwi_run *run, bw_error *err)
 {
-    const char *what, *name = bwi_params_not_finite(&run->params, true, &what);
+    const char *what, *name = bwi_params_out_of_range(&run->params, true, &what);
     const bwi_progress *at = &run->at, *saved = &run->saved;
     return bwi_fail(
         err, BW_NUMERIC,
         "training stopped in epoch %lld after step %lld: %s%s%s%s%s. The last good checkpoint, epoch %lld after step "
         "%lld, is %s; another run can start from it (recipe key init)",
         (long long)at->epoch + 1, (long long)at->step, err->msg, name ? "; the first parameter with a " : "", name ? what : "",
-        name ? " that is not finite is " : "", name ? name : "", (long long)saved->epoch + 1, (long long)saved->step,
+        name ? " out of range is " : "", name ? name : "", (long long)saved->epoch + 1, (long long)saved->step,
         run->checkpoint);
 }
 

@@ -352,14 +352,13 @@ static void test_diverged(void **state)
     assert_int_equal(train_with(more, 4, &o, &result, &err), BW_NUMERIC);
     assert_non_null(strstr(err.msg, "epoch 1 after step"));
     assert_non_null(strstr(err.msg, "diverged/checkpoint.safetensors"));
-    const char *named = strstr(err.msg, "is not finite");
-    assert_non_null(named);
+    assert_non_null(strstr(err.msg, "out of range"));
     assert_true(strstr(err.msg, "conv1") || strstr(err.msg, "bn1") || strstr(err.msg, "linear") || strstr(err.msg, "layer"));
-    bwi_model m; /* every value of the checkpoint is finite */
+    bwi_model m; /* every value of the checkpoint is sane: it is from before the first step */
     if (bwi_model_open(&m, in_root("diverged/checkpoint.safetensors"), &err)) fail_msg("%s", err.msg);
     for (size_t i = 0; i < m.file.n; i++)
         for (size_t k = 0; k < bwi_tensor_numel(&m.file.t[i]); k++)
-            if (!isfinite(bwi_tensor_at(&m.file.t[i], k))) fail_msg("%s[%zu] is not finite", m.file.t[i].name, k);
+            if (!(fabs(bwi_tensor_at(&m.file.t[i], k)) < 1e3)) fail_msg("%s[%zu] is out of range", m.file.t[i].name, k);
     bwi_model_close(&m);
 }
 
