@@ -8,6 +8,7 @@
 #include "compute/onednn_api.h"
 #include "compute/spec.h"
 #include <assert.h>
+#include <omp.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -163,7 +164,10 @@ static bw_status make_packed(builder *b, packed *p, const_dnnl_primitive_desc_t 
     }
     BWI_TRY(check(b, dnn_memory_make(&p->memory, &md, b->engine, p->data), "weights"));
     bool out = arg == dnnl_query_diff_weights_md;
-    BWI_TRY(make_reorder(b, &p->reorder, out ? &md : &b->w, out ? &b->w : &md, "reorder of weights"));
+    const int threads = omp_get_max_threads();
+    omp_set_num_threads(1); /* as run_reorder runs it */
+    st = make_reorder(b, &p->reorder, out ? &md : &b->w, out ? &b->w : &md, "reorder of weights");
+    omp_set_num_threads(threads);
 fail:
     dnn_md_free(&md);
     return st;
@@ -432,6 +436,16 @@ static bw_status run(bwi_conv *c, const task *t, const argument *arg, int n, voi
     return status_of(status);
 }
 
+/* Reorders weights on one thread: they are so small that waking the others takes longer, far longer where cores are shared. */
+static bw_status run_reorder(bwi_conv *c, const packed *p, const argument *arg, void *scratch)
+{
+    const int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    bw_status st = run(c, &p->reorder, arg, 2, scratch);
+    omp_set_num_threads(threads);
+    return st;
+}
+
 static void *staging(const bwi_conv *c, void *scratch)
 {
     return (char *)scratch + c->scratchpad;
@@ -447,7 +461,7 @@ static bw_status pack(bwi_conv *c, const packed *p, const float *restrict w, flo
         w = scaled;
     }
     const argument arg[] = {{DNNL_ARG_FROM, c->w, w}, {DNNL_ARG_TO, p->memory, NULL}};
-    return run(c, &p->reorder, arg, 2, scratch);
+    return run_reorder(c, p, arg, scratch);
 }
 
 static bw_status conv_weights(bwi_conv *c, const void *w, double scale, double back_scale, void *scratch)
@@ -501,7 +515,7 @@ static bw_status conv_backward_weights(bwi_conv *c, const void *src, const void 
         if (i) add(c->gw.data, (const float *)(const void *)part, c->gw_bytes / sizeof(float));
     }
     const argument out[] = {{DNNL_ARG_FROM, c->gw.memory, NULL}, {DNNL_ARG_TO, c->w, gw}};
-    BWI_TRY(run(c, &c->gw.reorder, out, 2, scratch));
+    BWI_TRY(run_reorder(c, &c->gw, out, scratch));
 fail:
     return st;
 }
