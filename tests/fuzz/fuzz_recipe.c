@@ -16,8 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         const char *text = bw_recipe_text(r);
         bw_recipe *copy = NULL;
         if (!text) abort();
-        if (bw_recipe_load(&copy, NULL, NULL, 0, &err) || bwi_recipe_yaml(copy, "text", (const uint8_t *)text, strlen(text), &err) ||
-            bwi_recipe_same(r, copy, &err)) {
+        if (bw_recipe_load(&copy, NULL, NULL, 0, &err) ||
+            bwi_recipe_yaml(copy, "text", (const uint8_t *)text, strlen(text), &err) || bwi_recipe_same(r, copy, &err)) {
             fprintf(stderr, "%s\n%s", err.msg, text);
             abort();
         }
