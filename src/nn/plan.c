@@ -156,7 +156,7 @@ static bool fits_int8(const bwi_quant *wq)
 {
     bwi_quant q = *wq;
     bwi_qstats made_up = {.n = 100, .mean_abs = .5, .std = .5, .min = -1, .max = 1, .max_abs = 1};
-    if (!q.ready) q.q->init(&q, &made_up);
+    if (!q.ready && q.q->init) q.q->init(&q, &made_up);
     if (q.q->prepare(&q, &made_up, NULL)) return false;
     double a = q.k.mul * q.k.lo + q.k.add, b = q.k.mul * q.k.hi + q.k.add;
     return a >= -128 && a <= 127 && b >= -128 && b <= 127;

@@ -272,30 +272,40 @@ static bw_status BWI_V(bn_forward)(bwi_call *k, bw_error *err)
     return BW_OK;
 }
 
-/* dL/dy before the ReLU of one block into p->g: what other consumers send (out.grad) plus what comes back through each quantizer.
- * y [n*c] of the block. q_sums: the quantizers' parameter sums or NULL. */
-static const real *gather(const bwi_call *k, const bn_chunk *p, const real *y, size_t at, size_t n, double *q_sums)
+/* g = [a] + [b], 0 where the ReLU was off. Element by element: g may be b. */
+static void combine(const real *a, const real *b, const real *y, bool relu, size_t n, real *g)
 {
-    real *g = p->g;
-    bool first = true;
-    if (k->out.grad) {
-        memcpy(g, (const real *)k->out.grad + at, n * sizeof *g);
-        first = false;
-    }
+#define COMBINE(SUM)                                                                                                           \
+    do {                                                                                                                       \
+        if (relu)                                                                                                              \
+            BWI_PRAGMA(omp simd) for (size_t j = 0; j < n; j++) g[j] = y[j] > R(0.0) ? (SUM) : R(0.0);                         \
+        else                                                                                                                   \
+            BWI_PRAGMA(omp simd) for (size_t j = 0; j < n; j++) g[j] = (SUM);                                                  \
+    } while (0)
+    if (a && b)
+        COMBINE(a[j] + b[j]);
+    else if (a)
+        COMBINE(a[j]);
+    else
+        COMBINE(b[j]);
+#undef COMBINE
+}
+
+/* dL/dy before the ReLU of one block: what other consumers send (out.grad) plus what comes back through each quantizer. y [n] of the
+ * block; q_sums: the quantizers' parameter sums or NULL; g [n], out, may be the block of out.grad. */
+static void gather(const bwi_call *k, const bn_chunk *p, const real *y, size_t at, size_t n, double *q_sums, real *g)
+{
     for (int q = 0; q < k->n_q; q++) {
-        real *to = first ? g : p->h;
+        real *to = q ? p->g : p->h;
         for (size_t b = 0; b < n; b += BWI_QBLOCK) {
             size_t m = n - b < BWI_QBLOCK ? n - b : BWI_QBLOCK;
             bwi_quant_backward_block(k->aq[q], k->variant, y + b, (const real *)k->q[q].grad + at + b, k->q[q].gscale, m,
                                      to + b, q_sums ? q_sums + q * (BWI_QPARAMS + 1) : NULL);
         }
-        if (!first)
-            for (size_t j = 0; j < n; j++) g[j] += to[j];
-        first = false;
+        if (q)
+            for (size_t j = 0; j < n; j++) p->h[j] += to[j];
     }
-    if (k->relu)
-        for (size_t j = 0; j < n; j++) g[j] = y[j] > R(0.0) ? g[j] : R(0.0);
-    return g;
+    combine(k->n_q ? p->h : NULL, k->out.grad ? (const real *)k->out.grad + at : NULL, y, k->relu, n, g);
 }
 
 /* y of a block, stored by forward or computed again. */
@@ -319,11 +329,10 @@ static void first_pass(bwi_call *k, size_t rows, size_t c)
         clear(&p, c);
         for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += step) {
             size_t n = end - r < step ? end - r : step, at = r * c;
-            const real *y = block_y(k, &v, &p, at, n, c), *g = gather(k, &p, y, at, n * c, p.q);
+            real *g = gres && !k->in[1].acc ? gres + at : p.g;
+            gather(k, &p, block_y(k, &v, &p, at, n, c), at, n * c, p.q, g);
             if (gres && k->in[1].acc)
                 for (size_t j = 0; j < n * c; j++) gres[at + j] += g[j];
-            else if (gres)
-                memcpy(gres + at, g, n * c * sizeof *g);
             add_sums(g, x + at, n, c, p.s_part, p.t_part);
             flush(&p, c);
         }
@@ -365,7 +374,8 @@ static bw_status BWI_V(bn_backward)(bwi_call *k, bw_error *err)
             size_t end = bwi_chunk(rows, 8, (size_t)i + 1);
             for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += step) {
                 size_t n = end - r < step ? end - r : step, at = r * c;
-                const real *g = kept ? kept + at : gather(k, &p, block_y(k, &v, &p, at, n, c), at, n * c, NULL);
+                const real *g = kept ? kept + at : p.g;
+                if (!kept) gather(k, &p, block_y(k, &v, &p, at, n, c), at, n * c, NULL, p.g);
                 real *dx = bf16 ? NULL : (real *)k->in[0].grad + at;
                 finish(g, x + at, v.a, k1, k2, n, c, acc ? p.h : dx, bf16 ? (uint16_t *)k->in[0].grad + at : NULL);
                 if (acc)

@@ -112,7 +112,7 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
             s0 += t.s0;
             s1 += t.s1;
             s2 += t.s2;
-            clipped += inside ? R(0.0) : R(1.0);
+            clipped += u == raw ? R(0.0) : R(1.0); /* on the bound is not clipped: zeros behind a ReLU do not count */
         }
         if (sums) sums[0] += s0, sums[1] += s1, sums[2] += s2, sums[BWI_QPARAMS] += clipped;
     }
