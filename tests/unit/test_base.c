@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <omp.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -227,17 +228,17 @@ static void numbers_are_uniform(void **state)
     (void)state;
     enum { N = 200000 };
     bwi_rng r = bwi_rng_make(7, BWI_RNG_TEST, 0, 0);
-    /* Chi-square of 7 and of 3e9 (where naive scaling is biased by half) classes; 99.99 % bounds. */
-    double count[7] = {0}, chi = 0, low = 0;
+    /* Chi-square of 7 classes, 99.99 %; and 3 * 2^30 classes, of which plain scaling would draw every third one twice as often. */
+    double count[7] = {0}, chi = 0, third = 0;
     for (int i = 0; i < N; i++) count[bwi_rng_below(&r, 7)]++;
     for (int i = 0; i < 7; i++) chi += (count[i] - N / 7.0) * (count[i] - N / 7.0) / (N / 7.0);
     assert_true(chi < 27.9);
     for (int i = 0; i < N; i++) {
-        uint32_t v = bwi_rng_below(&r, 3000000000u);
-        assert_true(v < 3000000000u);
-        low += v < 1500000000u;
+        uint32_t v = bwi_rng_below(&r, 3u << 30);
+        assert_true(v < 3u << 30);
+        third += v % 3 == 0;
     }
-    assert_true(fabs(low - N / 2.0) < 4 * sqrt(N / 4.0));
+    assert_true(fabs(third - N / 3.0) < 4 * sqrt(N * 2.0 / 9));
     assert_int_equal(bwi_rng_below(&r, 1), 0);
 
     double sum = 0, square = 0;
@@ -272,6 +273,23 @@ static void normals_are_normal(void **state)
     assert_true(fabs(m4 - 3) < 4 * sqrt(96.0 / N));
     assert_true(fabs(within / N - erf(1 / sqrt(2.0))) < 4 * sqrt(0.2165 / N));
     assert_true(fabs(tail / N - erfc(3 / sqrt(2.0))) < 4 * sqrt(0.0027 / N));
+}
+
+/* The polar method on the same uniform numbers, with the C library's logarithm. */
+static void normals_are_precise(void **state)
+{
+    (void)state;
+    bwi_rng r = bwi_rng_make(10, BWI_RNG_TEST, 0, 0), q = r;
+    for (int i = 0; i < 100000; i++) {
+        double x, y, s;
+        do {
+            x = 2 * bwi_rng_uniform(&q) - 1;
+            y = 2 * bwi_rng_uniform(&q) - 1;
+            s = x * x + y * y;
+        } while (s >= 1 || s == 0);
+        double want = x * sqrt(-2 * log(s) / s), got = bwi_rng_normal(&r);
+        assert_true(fabs(got - want) <= 1e-14 * fabs(want));
+    }
 }
 
 static void shuffle_is_a_uniform_permutation(void **state)
@@ -377,6 +395,7 @@ static void threads_run_chunks_once(void **state)
         int hits[BWI_CHUNKS] = {0};
         bwi_threads_set(t);
         assert_int_equal(bwi_threads(), t);
+        assert_int_equal(omp_get_max_threads(), t);
         BWI_PARALLEL_CHUNKS(i)
         hits[i]++;
         for (int i = 0; i < BWI_CHUNKS; i++) assert_int_equal(hits[i], 1);
@@ -647,6 +666,7 @@ static void folders_are_made_with_parents(void **state)
     assert_int_equal(bwi_make_dir(".", &e), BW_OK);
     assert_int_equal(bwi_make_dir("", &e), BW_IO);
     put("h/k", "x");
+    assert_int_equal(bwi_make_dir("h/k", &e), BW_IO);
     assert_int_equal(bwi_make_dir("h/k/l", &e), BW_IO);
     assert_non_null(strstr(e.msg, "h/k"));
     assert_int_equal(bwi_make_dir("/proc/bitwright", &e), BW_IO);
@@ -757,6 +777,7 @@ int main(void)
         cmocka_unit_test(generators_are_keyed),
         cmocka_unit_test(numbers_are_uniform),
         cmocka_unit_test(normals_are_normal),
+        cmocka_unit_test(normals_are_precise),
         cmocka_unit_test(shuffle_is_a_uniform_permutation),
         cmocka_unit_test(cpu_limits_mask),
         cmocka_unit_test(chunks_cover),
