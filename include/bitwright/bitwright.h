@@ -20,16 +20,16 @@ extern "C" {
 #define BW_VERSION "0.1.0"
 
 /* name, text */
-#define BW_STATUS_MAP(X)                                                                                                     \
-    X(OK, "success")                                                                                                         \
-    X(NOMEM, "out of memory")                                                                                                \
-    X(IO, "a file could not be read or written")                                                                             \
-    X(FORMAT, "a file is damaged or not of the expected format")                                                             \
-    X(ARG, "an argument or recipe key is not valid")                                                                         \
-    X(SHAPE, "shapes do not fit")                                                                                            \
-    X(UNSUPPORTED, "not supported")                                                                                          \
-    X(NUMERIC, "training produced a value that is not finite or a quantizer collapsed")                                      \
-    X(INTERRUPTED, "stopped on request")                                                                                     \
+#define BW_STATUS_MAP(X)                                                                                                       \
+    X(OK, "success")                                                                                                           \
+    X(NOMEM, "out of memory")                                                                                                  \
+    X(IO, "a file could not be read or written")                                                                               \
+    X(FORMAT, "a file is damaged or not of the expected format")                                                               \
+    X(ARG, "an argument or recipe key is not valid")                                                                           \
+    X(SHAPE, "shapes do not fit")                                                                                              \
+    X(UNSUPPORTED, "not supported")                                                                                            \
+    X(NUMERIC, "training produced a value that is not finite or a quantizer collapsed")                                        \
+    X(INTERRUPTED, "stopped on request")                                                                                       \
     X(INTERNAL, "an internal error, please report it")
 
 typedef enum bw_status {
@@ -90,13 +90,13 @@ typedef enum bw_event_kind {
 
 typedef struct bw_event {
     bw_event_kind kind;
-    const char *text;           /* valid during the callback */
-    int64_t epoch, epochs;      /* epochs counted from 1 */
-    int64_t step, steps;        /* in this epoch */
-    double images_per_s;        /* recent rate */
-    double seconds_left;        /* of the whole run, from the recent rate; < 0: unknown */
-    double train_loss;          /* mean since the start of the epoch */
-    double train_top1;          /* percent, since the start of the epoch */
+    const char *text;            /* valid during the callback */
+    int64_t epoch, epochs;       /* epochs counted from 1 */
+    int64_t step, steps;         /* in this epoch */
+    double images_per_s;         /* recent rate */
+    double seconds_left;         /* of the whole run, from the recent rate; < 0: unknown */
+    double train_loss;           /* mean since the start of the epoch */
+    double train_top1;           /* percent, since the start of the epoch */
     double test_loss, test_top1; /* BW_EVENT_EPOCH only; NaN when not evaluated */
 } bw_event;
 /* Return true to stop after saving a checkpoint (the run then ends with BW_INTERRUPTED). Called on the thread that called
@@ -104,9 +104,9 @@ typedef struct bw_event {
 typedef bool (*bw_event_fn)(void *user, const bw_event *event);
 
 typedef struct bw_train_options {
-    const char *out_dir;    /* folder for checkpoint.safetensors, best.safetensors, model.safetensors, log.jsonl, recipe.yaml */
-    bool resume;            /* continue from out_dir/checkpoint.safetensors when it exists; the recipe must match */
-    bool overwrite;         /* start anew even if out_dir holds a run */
+    const char *out_dir; /* folder for checkpoint.safetensors, best.safetensors, model.safetensors, log.jsonl, recipe.yaml */
+    bool resume;         /* continue from out_dir/checkpoint.safetensors when it exists; the recipe must match */
+    bool overwrite;      /* start anew even if out_dir holds a run */
     int64_t stop_after_steps; /* > 0: stop (BW_INTERRUPTED) after so many steps of this call; for tests */
     int64_t checkpoint_steps; /* > 0: also checkpoint every so many steps, besides every epoch */
     bw_event_fn on_event;
@@ -138,16 +138,17 @@ typedef struct bw_eval_result {
 BW_MUST_USE bw_status bw_eval(const char *model, const bw_eval_options *options, bw_eval_result *result, bw_error *err);
 
 typedef struct bw_import_options {
-    const char *net;      /* "resnet20" */
-    const char *shortcut; /* "A" or "projection"; NULL: A */
-    int classes;          /* 0: from the shape of the last layer */
-    bool last_bn;         /* BatchNorm1d before the classifier */
-    bool allow_missing;   /* keep the initial value of parameters that the file lacks, rather than fail */
+    const char *net;       /* "resnet20" */
+    const char *shortcut;  /* "A" or "projection"; NULL: A */
+    int classes;           /* 0: from the shape of the last layer */
+    bool last_bn;          /* BatchNorm1d before the classifier */
+    bool allow_missing;    /* keep the initial value of parameters that the file lacks, rather than fail */
     const char *normalize; /* constants that the network expects, stored in the model; NULL: "cifar" */
 } bw_import_options;
 /* Reads a PyTorch (.th, .pth, .pt) or safetensors file and writes a model. *report (freed with bw_free) lists what matched, what is
  * missing and what is left over. */
-BW_MUST_USE bw_status bw_import(const char *in, const char *out, const bw_import_options *options, char **report, bw_error *err);
+BW_MUST_USE bw_status bw_import(const char *in, const char *out, const bw_import_options *options, char **report,
+                                bw_error *err);
 /* Describes a checkpoint, model or foreign weights file; text (json false) or one JSON object, freed with bw_free. */
 BW_MUST_USE bw_status bw_info(const char *path, bool json, char **text, bw_error *err);
 /* Describes the network of a recipe after its policy: every layer, shape, effective bits; freed with bw_free. */
@@ -168,7 +169,8 @@ typedef struct bw_bench_result {
     double planned_mb;                                                             /* of the memory plan */
 } bw_bench_result;
 /* Times one configuration in this process; the recipe names quantizers, bits and precision. */
-BW_MUST_USE bw_status bw_bench_train(bw_recipe *recipe, const bw_bench_options *options, bw_bench_result *result, bw_error *err);
+BW_MUST_USE bw_status bw_bench_train(bw_recipe *recipe, const bw_bench_options *options, bw_bench_result *result,
+                                     bw_error *err);
 
 /* Restricts instruction sets for everything that follows in this process: "ref", "avx2", "avx512", "avx512bf16", "native". The
  * environment variable BITWRIGHT_CPU does the same. */

@@ -97,7 +97,6 @@ bw_status bwi_graph_add_param(bwi_graph *g, const char *node, const char *suffix
 bw_status bwi_graph_add(bwi_graph *g, const char *op, const char *name, const int *in, int n_in, const bwi_attr *attr,
                         int *value, bw_error *err)
 {
-    *value = -1;
     const bwi_op *o = bwi_op_find(op);
     if (!o) return bwi_fail(err, BW_ARG, "layer %s: there is no operation named '%s'", name, op);
     if (n_in != o->n_in) return bwi_fail(err, BW_ARG, "layer %s: %s takes %d inputs, got %d", name, op, o->n_in, n_in);

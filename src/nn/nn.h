@@ -72,7 +72,7 @@ typedef struct bwi_graph {
 
 BW_MUST_USE bw_status bwi_graph_create(bwi_graph **out, bwi_dtype real, bwi_shape input, bw_error *err);
 void bwi_graph_destroy(bwi_graph **g);
-/* Appends a node; infers its shape and makes its parameters (uninitialised: zero; batch_norm 1/0/0/1). Returns the new value in *value; errors name the
+/* Appends a node; infers its shape and makes its parameters (uninitialised: zero; batch_norm 1/0/0/1). Returns the new value in *value (which may be &in[0]); errors name the
  * layer and both shapes. `attr` may be NULL. */
 BW_MUST_USE bw_status bwi_graph_add(bwi_graph *g, const char *op, const char *name, const int *in, int n_in,
                                     const bwi_attr *attr, int *value, bw_error *err);

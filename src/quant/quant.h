@@ -13,31 +13,46 @@
 #include "base/status.h"
 #include "base/variant.h"
 
-#define BWI_QPARAMS 3  /* most learned parameters of a quantizer */
-#define BWI_OPTIONS 4  /* most options of a method */
+#define BWI_QPARAMS 3 /* most learned parameters of a quantizer */
+#define BWI_OPTIONS 4 /* most options of a method */
 
 typedef enum bwi_role { BWI_WEIGHT, BWI_ACTIVATION } bwi_role;
 
 /* An option of a method, written "lsq:nf_with_batch=1" in recipes. */
-typedef struct bwi_option { const char *key, *doc; double def, min, max; bool integer; /* whole numbers only */ } bwi_option;
+typedef struct bwi_option {
+    const char *key, *doc;
+    double def, min, max;
+    bool integer; /* whole numbers only */
+} bwi_option;
 
 /* Statistics of a tensor that some quantizers need: at initialisation, or before every use (weights only). */
 typedef struct bwi_qstats {
-    double n, mean, mean_abs, std /* unbiased, N-1 */, min, max, max_abs; /* all but n NaN when a value or a sum is not finite */
+    double n, mean, mean_abs, std /* unbiased, N-1 */, min, max,
+        max_abs; /* all but n NaN when a value or a sum is not finite */
 } bwi_qstats;
 
 /* Constants of one quantized tensor, made by prepare from theta and statistics, read by the loops (which convert them to real). */
 typedef struct bwi_qk {
-    double lo, hi;         /* grid bounds of u and c */
-    double unit;           /* 1 / (hi - lo): (u - c) * unit is the residual on [0,1] that EWGS scales by */
-    double mul, add;       /* code = mul * c + add */
-    double scale;          /* xq = scale * code */
-    double v[6];           /* the method's own */
-    int mode;              /* BWI_QMODE_SIGN or 0, plus the method's own bits: loops are compiled once for each mode */
+    double lo, hi;   /* grid bounds of u and c */
+    double unit;     /* 1 / (hi - lo): (u - c) * unit is the residual on [0,1] that EWGS scales by */
+    double mul, add; /* code = mul * c + add */
+    double scale;    /* xq = scale * code */
+    double v[6];     /* the method's own */
+    int mode;        /* BWI_QMODE_SIGN or 0, plus the method's own bits: loops are compiled once for each mode */
 } bwi_qk;
 #define BWI_QMODE_SIGN 1 /* D is a sign with sign(0) = +1 on the grid {-1, +1}, not a round: 1-bit weights */
 
 struct bwi_quant;
+
+/* What batch_norm does in front of a quantizer, so that one loop can do both: y = max(a * x + b, floor), element by element. */
+typedef struct bwi_chain {
+    const void *x;     /* [n] real */
+    const void *a, *b; /* [n] real, constants of the channels repeated row after row; NULL: x is y already (backward only) */
+    double floor;      /* 0: ReLU; -INFINITY: none */
+    const void *other; /* [n] real, dL/dy from other consumers; backward only; NULL: none */
+} bwi_chain;
+
+#define BWI_QBLOCK 2048 /* elements of a block: what loops take at once at most where they say so */
 
 /* Loops of a quantizer in one variant. n elements, any n; x, u, c, g are `real` arrays (float or double). Single-threaded: callers
  * cut the work into blocks that stay in cache. */
@@ -49,19 +64,25 @@ typedef struct bwi_qloops {
     /* gx = dL/dx. gcode: dL/d(code), to be multiplied by gscale first. gu: dL/du from the gradient method, or NULL when
      * it is STE (dL/du = dL/dc = mul * gscale * gcode). sums (may be NULL): sums[0..BWI_QPARAMS) += partial sums of the parameters' gradients,
      * sums[BWI_QPARAMS] += number of clipped elements. gx may alias gcode. */
-    void (*backward)(const bwi_qk *k, const void *x, const void *gcode, double gscale, const void *gu, size_t n, void *gx, double *sums);
+    void (*backward)(const bwi_qk *k, const void *x, const void *gcode, double gscale, const void *gu, size_t n, void *gx,
+                     double *sums);
+    /* codes of y */
+    void (*chain_codes)(const bwi_qk *k, const bwi_chain *chain, size_t n, bwi_dtype type, void *codes);
+    /* As backward with STE, of y; gx = dL/d(a * x + b): chain->other added, 0 where y is at the floor. n <= BWI_QBLOCK. gx may alias other. */
+    void (*chain_backward)(const bwi_qk *k, const bwi_chain *chain, const void *gcode, double gscale, size_t n, void *gx,
+                           double *sums);
 } bwi_qloops;
 
 typedef struct bwi_quantizer {
     const char *name, *summary, *cite;
     int weight_bits[2], activation_bits[2]; /* inclusive range allowed; {0,0}: not for that role */
-    bool signed_activations; /* may take the network's input, which is below zero too */
-    bool idempotent[2];      /* by role: the codes of xq are the codes of x (xq lives where x does); for tests */
-    int n_params;            /* of weights; activations lack the one at output_scale: bwi_quant_n_params */
-    const char *param[BWI_QPARAMS]; /* names of learned parameters in checkpoints: "step" */
-    bwi_option option[BWI_OPTIONS]; /* ends at key NULL */
-    bool needs_stats;               /* statistics before every prepare, not only before init (weights only) */
-    int output_scale;               /* index of a parameter that init sets to mean|conv(x,w)| / mean|conv(xq,wq)| (weights), or -1 */
+    bool signed_activations;                /* may take the network's input, which is below zero too */
+    bool idempotent[2];                     /* by role: the codes of xq are the codes of x (xq lives where x does); for tests */
+    int n_params;                           /* of weights; activations lack the one at output_scale: bwi_quant_n_params */
+    const char *param[BWI_QPARAMS];         /* names of learned parameters in checkpoints: "step" */
+    bwi_option option[BWI_OPTIONS];         /* ends at key NULL */
+    bool needs_stats;                       /* statistics before every prepare, not only before init (weights only) */
+    int output_scale; /* index of a parameter that init sets to mean|conv(x,w)| / mean|conv(xq,wq)| (weights), or -1 */
     /* Sets theta from statistics of the tensor: weights at load, activations on the first training batch. NULL: no parameters. */
     void (*init)(struct bwi_quant *q, const bwi_qstats *stats);
     /* Fills q->k from theta (and stats when needs_stats; NULL otherwise). BW_NUMERIC with a message when theta is not usable (a step
@@ -80,7 +101,8 @@ typedef struct bwi_quantizer {
 } bwi_quantizer;
 
 /* gu[i] = dL/du from gc = mul * gscale * gcode, u and c; opt is bwi_quant.gopt. One function per variant. */
-typedef void bwi_pass_fn(const bwi_qk *k, const double *opt, const void *gcode, double gscale, const void *u, const void *c, size_t n, void *gu);
+typedef void bwi_pass_fn(const bwi_qk *k, const double *opt, const void *gcode, double gscale, const void *u, const void *c,
+                         size_t n, void *gu);
 #define BWI_PASS_DECLARE(name) extern bwi_pass_fn name##__f64, name##__f32, name##__avx2, name##__avx512
 
 typedef struct bwi_gradient {
@@ -98,11 +120,11 @@ typedef struct bwi_quant {
     const bwi_gradient *g;
     bwi_role role;
     int bits;
-    bool is_signed;   /* activations: codes from -2^(b-1) (only the first layer's input) */
-    double features;  /* elements of the tensor: of the weight, or of one image's activation; LSQ's N */
-    int batch;        /* images in a batch, for options that want it */
+    bool is_signed;  /* activations: codes from -2^(b-1) (only the first layer's input) */
+    double features; /* elements of the tensor: of the weight, or of one image's activation; LSQ's N */
+    int batch;       /* images in a batch, for options that want it */
     double opt[BWI_OPTIONS], gopt[BWI_OPTIONS];
-    bool ready;       /* theta is initialised */
+    bool ready; /* theta is initialised */
     double theta[BWI_QPARAMS], theta0[BWI_QPARAMS] /* right after init */, dtheta[BWI_QPARAMS];
     bwi_qk k;
     double clipped, seen; /* since they were last cleared */
@@ -124,7 +146,8 @@ static inline int bwi_quant_n_params(const bwi_quant *q)
 /* Parses "lsq" or "ewgs:delta=0.01" against the rows (gradient NULL: "ste"), checks role, bits and ranges, and fills q (theta not ready;
  * features and batch are the caller's to set). Unknown names and keys are errors with the nearest valid choice; unsupported bits name the
  * range. */
-BW_MUST_USE bw_status bwi_quant_make(bwi_quant *q, const char *quantizer, const char *gradient, bwi_role role, int bits, bool is_signed, bw_error *err);
+BW_MUST_USE bw_status bwi_quant_make(bwi_quant *q, const char *quantizer, const char *gradient, bwi_role role, int bits,
+                                     bool is_signed, bw_error *err);
 
 /* Statistics of n values of dtype (threaded, sums in double, same result for any number of threads). */
 void bwi_qstats_of(const void *x, bwi_dtype dtype, size_t n, bwi_qstats *out);
@@ -136,8 +159,8 @@ void bwi_quant_codes(const bwi_quant *q, const void *x, bwi_dtype dtype, size_t 
 void bwi_quant_backward(bwi_quant *q, const void *x, bwi_dtype dtype, const void *gcode, double gscale, size_t n, void *gx);
 /* One block (n <= BWI_QBLOCK) of backward inside somebody else's loop: runs the gradient method and the quantizer's backward. sums has
  * BWI_QPARAMS + 1 entries or is NULL. variant from bwi_variant_for. */
-#define BWI_QBLOCK 2048
-void bwi_quant_backward_block(const bwi_quant *q, int variant, const void *x, const void *gcode, double gscale, size_t n, void *gx, double *sums);
+void bwi_quant_backward_block(const bwi_quant *q, int variant, const void *x, const void *gcode, double gscale, size_t n,
+                              void *gx, double *sums);
 /* Adds what blocks have summed: finish, clipped, seen. n: elements in all. */
 void bwi_quant_backward_end(bwi_quant *q, const double *sums, size_t n);
 #endif

@@ -33,6 +33,8 @@ static void put(void *p, bwi_dtype t, size_t i, double x)
         ((float *)p)[i] = (float)x;
 }
 
+#define ADD2(graph, op, name, a) OK(bwi_graph_add(graph, op, name, &v, 1, a, &v, &err))
+
 /* A small residual network with everything in it: option-A and projection shortcuts, two consumers of one quantized value. */
 static bwi_graph *small_net(bwi_dtype real, bool projection, const bwi_quant_spec *spec)
 {
@@ -253,6 +255,44 @@ static void test_fused_equals_unfused(void **state)
         }
 }
 
+/* More channels than a block of the loops has elements. */
+static void test_wide_batch_norm(void **state)
+{
+    (void)state;
+    bw_error err = {0};
+    double loss[2];
+    const char *where = "";
+    bwi_graph *g[2];
+    for (int i = 0; i < 2; i++) {
+        int v = 0;
+        bwi_attr conv = {.out = BWI_QBLOCK + 48, .kh = 1, .kw = 1, .stride = 1, .groups = 1},
+                 bn = {.eps = 1e-5, .momentum = .1};
+        bwi_attr fc = {.out = 5, .bias = true};
+        OK(bwi_graph_create(&g[i], BWI_DT_F32, (bwi_shape){2, 2, 3}, &err));
+        ADD2(g[i], "conv2d", "conv1", &conv);
+        ADD2(g[i], "batch_norm", "bn1", &bn);
+        ADD2(g[i], "relu", "relu1", NULL);
+        conv.out = 16;
+        ADD2(g[i], "conv2d", "conv2", &conv);
+        ADD2(g[i], "batch_norm", "bn2", &bn);
+        ADD2(g[i], "relu", "relu2", NULL);
+        ADD2(g[i], "global_pool", "pool", NULL);
+        ADD2(g[i], "linear", "linear", &fc);
+        g[i]->classes = 5;
+        bwi_graph_init(g[i], 7);
+        OK(bwi_graph_quantize(g[i], &specs[1], &err));
+        bwi_exec *e = NULL;
+        bwi_exec_options o = {.batch = 6, .train = true, .no_fusion = i};
+        OK(bwi_exec_create(&e, g[i], &o, NULL, &err));
+        loss[i] = loss_of(e, g[i], 6, true);
+        bwi_exec_destroy(&e);
+    }
+    assert_true(fabs(loss[0] - loss[1]) < 1e-5);
+    assert_true(worst_gradient(g[0], g[1], &where) < 2e-4);
+    bwi_graph_destroy(&g[0]);
+    bwi_graph_destroy(&g[1]);
+}
+
 static void test_part_batch(void **state)
 {
     (void)state;
@@ -461,11 +501,17 @@ static void test_misuse(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_float_gradient), cmocka_unit_test(test_fused_equals_unfused),
-        cmocka_unit_test(test_part_batch),     cmocka_unit_test(test_reference_compute),
-        cmocka_unit_test(test_fast),           cmocka_unit_test(test_evaluation),
-        cmocka_unit_test(test_output_scale),   cmocka_unit_test(test_policies),
-        cmocka_unit_test(test_out_of_memory),  cmocka_unit_test(test_misuse),
+        cmocka_unit_test(test_float_gradient),
+        cmocka_unit_test(test_fused_equals_unfused),
+        cmocka_unit_test(test_wide_batch_norm),
+        cmocka_unit_test(test_part_batch),
+        cmocka_unit_test(test_reference_compute),
+        cmocka_unit_test(test_fast),
+        cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_output_scale),
+        cmocka_unit_test(test_policies),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_misuse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -187,6 +187,33 @@ static void total(const bwi_call *k, size_t c, size_t j, double *s, double *t)
     }
 }
 
+/* A and B repeated row after row for one block, [block] each: loops over elements need no channel index. They lie behind the chunks. */
+static real *repeated_a(const bwi_call *k, size_t c)
+{
+    return (real *)((char *)k->scratch + BWI_CHUNKS * chunk_bytes(c));
+}
+static real *repeated_b(const bwi_call *k, size_t c)
+{
+    return repeated_a(k, c) + round_up(block_rows(c) * c);
+}
+static void repeat(const bwi_call *k, size_t c, const bn_save *v)
+{
+    real *a = repeated_a(k, c), *b = repeated_b(k, c);
+    for (size_t r = 0; r < block_rows(c); r++, a += c, b += c) {
+        memcpy(a, v->a, c * sizeof *a);
+        memcpy(b, v->b, c * sizeof *b);
+    }
+}
+/* What stands between memory and a quantizer of this chain, for the block at element `at`. */
+static bwi_chain chain_at(const bwi_call *k, size_t c, size_t at)
+{
+    const void *y = k->out.data ? (const real *)k->out.data + at : NULL;
+    bwi_chain chain = {.x = y ? y : (const real *)k->in[0].data + at, .floor = k->relu ? 0 : -(double)INFINITY};
+    if (!y) chain.a = repeated_a(k, c), chain.b = repeated_b(k, c);
+    if (k->out.grad) chain.other = (const real *)k->out.grad + at;
+    return chain;
+}
+
 static real *param(const bwi_call *k, int i)
 {
     return k->graph->param[k->node->param[i]].data;
@@ -254,17 +281,21 @@ static bw_status BWI_V(bn_forward)(bwi_call *k, bw_error *err)
     const real *x = k->in[0].data, *res = k->residual ? k->in[1].data : NULL;
     real *out = k->out.data;
     size_t step = block_rows(c);
+    repeat(k, c, &v);
     BWI_PARALLEL_CHUNKS(i)
     {
-        bn_chunk p = chunk_of(k, c, i);
         size_t end = bwi_chunk(rows, 8, (size_t)i + 1);
         for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += step) {
             size_t n = end - r < step ? end - r : step, at = r * c;
-            real *y = out ? out + at : p.y;
-            normalise(x + at, &v, res ? res + at : NULL, k->relu, n, c, y);
+            bwi_chain chain = chain_at(k, c, at);
+            if (out) normalise(x + at, &v, res ? res + at : NULL, k->relu, n, c, out + at);
             for (int q = 0; q < k->n_q; q++) {
                 const bwi_qloops *loops = k->aq[q]->q->loops[k->variant];
-                loops->codes(&k->aq[q]->k, y, n * c, k->q[q].type, (char *)k->q[q].data + at * size_of_code(k->q[q].type));
+                void *codes = (char *)k->q[q].data + at * size_of_code(k->q[q].type);
+                if (out)
+                    loops->codes(&k->aq[q]->k, out + at, n * c, k->q[q].type, codes);
+                else
+                    loops->chain_codes(&k->aq[q]->k, &chain, n * c, k->q[q].type, codes);
             }
         }
     }
@@ -291,29 +322,36 @@ static void combine(const real *a, const real *b, const real *y, bool relu, size
 #undef COMBINE
 }
 
-/* dL/dy before the ReLU of one block: what other consumers send (out.grad) plus what comes back through each quantizer. y [n] of the
- * block; q_sums: the quantizers' parameter sums or NULL; g [n], out, may be the block of out.grad. */
-static void gather(const bwi_call *k, const bn_chunk *p, const real *y, size_t at, size_t n, double *q_sums, real *g)
+/* dL/dy before the ReLU of one block: what other consumers send (out.grad) plus what comes back through each quantizer. n elements at
+ * `at`; q_sums: the quantizers' parameter sums or NULL; g [n], out, may be the block of out.grad. */
+static void gather(const bwi_call *k, const bn_save *v, const bn_chunk *p, size_t at, size_t n, size_t c, double *q_sums,
+                   real *g)
 {
-    for (int q = 0; q < k->n_q; q++) {
-        real *to = q ? p->g : p->h;
+    const real *y = p->y;
+    if (k->n_q == 1 && !k->aq[0]->g->pass[k->variant]) { /* one quantizer with STE: one loop for everything */
         for (size_t b = 0; b < n; b += BWI_QBLOCK) {
             size_t m = n - b < BWI_QBLOCK ? n - b : BWI_QBLOCK;
-            bwi_quant_backward_block(k->aq[q], k->variant, y + b, (const real *)k->q[q].grad + at + b, k->q[q].gscale, m,
-                                     to + b, q_sums ? q_sums + q * (BWI_QPARAMS + 1) : NULL);
+            bwi_chain chain = chain_at(k, c, at + b);
+            if (chain.a) chain.a = repeated_a(k, c) + b, chain.b = repeated_b(k, c) + b;
+            k->aq[0]->q->loops[k->variant]->chain_backward(&k->aq[0]->k, &chain, (const real *)k->q[0].grad + at + b,
+                                                           k->q[0].gscale, m, g + b, q_sums);
         }
+        return;
+    }
+    if (k->out.data)
+        y = (const real *)k->out.data + at;
+    else if (k->relu || k->n_q)
+        normalise((const real *)k->in[0].data + at, v, NULL, k->relu, n / c, c, p->y);
+    for (int q = 0; q < k->n_q; q++) {
+        real *to = q ? p->g : p->h;
+        for (size_t b = 0; b < n; b += BWI_QBLOCK)
+            bwi_quant_backward_block(k->aq[q], k->variant, y + b, (const real *)k->q[q].grad + at + b, k->q[q].gscale,
+                                     n - b < BWI_QBLOCK ? n - b : BWI_QBLOCK, to + b,
+                                     q_sums ? q_sums + q * (BWI_QPARAMS + 1) : NULL);
         if (q)
             for (size_t j = 0; j < n; j++) p->h[j] += to[j];
     }
     combine(k->n_q ? p->h : NULL, k->out.grad ? (const real *)k->out.grad + at : NULL, y, k->relu, n, g);
-}
-
-/* y of a block, stored by forward or computed again. */
-static const real *block_y(const bwi_call *k, const bn_save *v, const bn_chunk *p, size_t at, size_t n, size_t c)
-{
-    if (k->out.data) return (const real *)k->out.data + at;
-    if (k->relu || k->n_q) normalise((const real *)k->in[0].data + at, v, NULL, k->relu, n, c, p->y);
-    return p->y;
 }
 
 static void first_pass(bwi_call *k, size_t rows, size_t c)
@@ -330,7 +368,7 @@ static void first_pass(bwi_call *k, size_t rows, size_t c)
         for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += step) {
             size_t n = end - r < step ? end - r : step, at = r * c;
             real *g = gres && !k->in[1].acc ? gres + at : p.g;
-            gather(k, &p, block_y(k, &v, &p, at, n, c), at, n * c, p.q, g);
+            gather(k, &v, &p, at, n * c, c, p.q, g);
             if (gres && k->in[1].acc)
                 for (size_t j = 0; j < n * c; j++) gres[at + j] += g[j];
             add_sums(g, x + at, n, c, p.s_part, p.t_part);
@@ -352,8 +390,9 @@ static bw_status BWI_V(bn_backward)(bwi_call *k, bw_error *err)
     size_t c = (size_t)k->out.shape.c, rows = (size_t)k->n * (size_t)k->out.shape.h * (size_t)k->out.shape.w;
     bn_save v = save_of(k, c);
     const real *x = k->in[0].data;
+    repeat(k, c, &v);
     first_pass(k, rows, c);
-    real *k1 = (real *)((char *)k->scratch + BWI_CHUNKS * chunk_bytes(c)), *k2 = k1 + round_up(c);
+    real *k1 = repeated_b(k, c) + round_up(block_rows(c) * c), *k2 = k1 + round_up(c);
     for (size_t j = 0; j < c; j++) {
         double s, t;
         total(k, c, j, &s, &t);
@@ -375,7 +414,7 @@ static bw_status BWI_V(bn_backward)(bwi_call *k, bw_error *err)
             for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += step) {
                 size_t n = end - r < step ? end - r : step, at = r * c;
                 const real *g = kept ? kept + at : p.g;
-                if (!kept) gather(k, &p, block_y(k, &v, &p, at, n, c), at, n * c, NULL, p.g);
+                if (!kept) gather(k, &v, &p, at, n * c, c, NULL, p.g);
                 real *dx = bf16 ? NULL : (real *)k->in[0].grad + at;
                 finish(g, x + at, v.a, k1, k2, n, c, acc ? p.h : dx, bf16 ? (uint16_t *)k->in[0].grad + at : NULL);
                 if (acc)
@@ -429,7 +468,7 @@ static size_t scratch_size(const bwi_node *node, int n, const bwi_shape *in, con
 {
     (void)node, (void)n, (void)in;
     size_t c = (size_t)out->c, wide = bwi_dtype_size(dtype) / sizeof(real); /* this variant's real is float */
-    return wide * (BWI_CHUNKS * chunk_bytes(c) + 2 * round_up(c) * sizeof(real));
+    return wide * (BWI_CHUNKS * chunk_bytes(c) + 2 * (round_up(c) + round_up(block_rows(c) * c)) * sizeof(real));
 }
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_batch_norm_fns);

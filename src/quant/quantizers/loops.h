@@ -59,7 +59,14 @@ BWI_LOOP real q_grid(int mode, real raw, real u)
 #endif
 }
 
-BWI_LOOP void codes_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, bwi_dtype type, void *codes)
+/* y of a chain, from x itself when there is no affine map. A NaN stays one. */
+BWI_LOOP real chain_y(bool affine, const real *x, const real *a, const real *b, size_t i)
+{
+    return affine ? x[i] * a[i] + b[i] : x[i];
+}
+
+BWI_LOOP void codes_as(const int mode, const bool affine, const bwi_qk *k, const real *restrict x, const real *restrict a,
+                       const real *restrict b, real floor, size_t n, bwi_dtype type, void *codes)
 {
     const qc q = consts(k);
     const real mul = (real)k->mul, add = (real)k->add;
@@ -68,7 +75,9 @@ BWI_LOOP void codes_as(const int mode, const bwi_qk *k, const real *restrict x, 
         T *restrict out = codes;                                                                                               \
         BWI_PRAGMA(omp simd) for (size_t i = 0; i < n; i++)                                                                    \
         {                                                                                                                      \
-            real raw = q_raw(mode, q, x[i]);                                                                                   \
+            real y = chain_y(affine, x, a, b, i);                                                                              \
+            if (affine) y = y < floor ? floor : y;                                                                             \
+            real raw = q_raw(mode, q, y);                                                                                      \
             out[i] = CAST(mul * q_grid(mode, raw, q_clip(raw, q.lo, q.hi)) + add);                                             \
         }                                                                                                                      \
     } while (0)
@@ -118,6 +127,31 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
     }
 }
 
+/* backward with STE in one loop with what stands between the quantizer and memory (bwi_chain). */
+BWI_LOOP void chain_backward_as(const int mode, const bool affine, const bwi_qk *k, const bwi_chain *chain, const real *gcode,
+                                real gcode_scale, size_t n, real *gx, double *sums)
+{
+    static const real nothing[BWI_QBLOCK];
+    const qc q = consts(k);
+    const real *x = chain->x, *a = chain->a, *b = chain->b, *other = chain->other ? chain->other : nothing;
+    const real floor = (real)chain->floor;
+    real s0 = 0, s1 = 0, s2 = 0, clipped = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, clipped)
+    for (size_t i = 0; i < n; i++) {
+        real y = chain_y(affine, x, a, b, i);
+        if (affine) y = y < floor ? floor : y;
+        real raw = q_raw(mode, q, y), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, raw, u), gc = gcode_scale * gcode[i];
+        real g = q_inside(mode, q, raw) ? gc : 0, v = g * q_slope(mode, q, u) + other[i];
+        gx[i] = y > floor ? v : 0;
+        qsums t = q_terms(mode, q, u, c, gc, g);
+        s0 += t.s0;
+        s1 += t.s1;
+        s2 += t.s2;
+        clipped += u == raw ? R(0.0) : R(1.0);
+    }
+    if (sums) sums[0] += s0, sums[1] += s1, sums[2] += s2, sums[BWI_QPARAMS] += clipped;
+}
+
 /* Picks the mode once a call: inside the loops it is a constant. */
 #define MODES(CALL)                                                                                                            \
     do {                                                                                                                       \
@@ -133,7 +167,14 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
 
 static void loop_codes(const bwi_qk *k, const void *x, size_t n, bwi_dtype type, void *codes)
 {
-#define CALL(mode) codes_as(mode, k, x, n, type, codes)
+#define CALL(mode) codes_as(mode, false, k, x, NULL, NULL, 0, n, type, codes)
+    MODES(CALL);
+#undef CALL
+}
+
+static void loop_chain_codes(const bwi_qk *k, const bwi_chain *chain, size_t n, bwi_dtype type, void *codes)
+{
+#define CALL(mode) codes_as(mode, true, k, chain->x, chain->a, chain->b, (real)chain->floor, n, type, codes)
     MODES(CALL);
 #undef CALL
 }
@@ -153,10 +194,26 @@ static void loop_backward(const bwi_qk *k, const void *x, const void *gcode, dou
     MODES(CALL);
 #undef CALL
 }
+
+static void loop_chain_backward(const bwi_qk *k, const bwi_chain *chain, const void *gcode, double gscale, size_t n, void *gx,
+                                double *sums)
+{
+    const real gs = (real)(k->mul * gscale);
+#define CALL(mode)                                                                                                             \
+    do {                                                                                                                       \
+        if (chain->a)                                                                                                          \
+            chain_backward_as(mode, true, k, chain, gcode, gs, n, gx, sums);                                                   \
+        else                                                                                                                   \
+            chain_backward_as(mode, false, k, chain, gcode, gs, n, gx, sums);                                                  \
+    } while (0)
+    MODES(CALL);
+#undef CALL
+}
 #undef MODES
 
 #define BWI_QLOOPS                                                                                                             \
     {                                                                                                                          \
-        .codes = loop_codes, .latents = loop_latents, .backward = loop_backward                                                \
+        .codes = loop_codes, .latents = loop_latents, .backward = loop_backward, .chain_codes = loop_chain_codes,              \
+        .chain_backward = loop_chain_backward                                                                                  \
     }
 #endif
