@@ -7,8 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, HUGE = 2 << 20 };
 
 static atomic_llong fail_at = -1, count, live_blocks, live_bytes;
 static atomic_int fail_sticky;
@@ -30,7 +31,9 @@ void *bwi_malloc(size_t size)
 {
     void *block;
     if (should_fail() || size > PTRDIFF_MAX - ALIGN) return NULL;
-    if (posix_memalign(&block, ALIGN, size + ALIGN) != 0) return NULL;
+    const bool large = size >= 2 * HUGE;
+    if (posix_memalign(&block, large ? HUGE : ALIGN, size + ALIGN) != 0) return NULL;
+    if (large) (void)madvise(block, size + ALIGN, MADV_HUGEPAGE); /* passes over activations miss the TLB otherwise; refusal is harmless */
     memcpy(block, &size, sizeof size);
     atomic_fetch_add(&live_blocks, 1);
     atomic_fetch_add(&live_bytes, (long long)size);

@@ -128,8 +128,8 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
 }
 
 /* backward with STE in one loop with what stands between the quantizer and memory (bwi_chain). */
-BWI_LOOP void chain_backward_as(const int mode, const bool affine, const bwi_qk *k, const bwi_chain *chain, const real *gcode,
-                                real gcode_scale, size_t n, real *gx, double *sums)
+BWI_LOOP void chain_backward_as(const int mode, const bool affine, const bool summed, const bwi_qk *k, const bwi_chain *chain,
+                                const real *gcode, real gcode_scale, size_t n, real *gx, double *sums)
 {
     static const real nothing[BWI_QBLOCK];
     const qc q = consts(k);
@@ -143,13 +143,14 @@ BWI_LOOP void chain_backward_as(const int mode, const bool affine, const bwi_qk 
         real raw = q_raw(mode, q, y), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, raw, u), gc = gcode_scale * gcode[i];
         real g = q_inside(mode, q, raw) ? gc : 0, v = g * q_slope(mode, q, u) + other[i];
         gx[i] = y > floor ? v : 0;
+        if (!summed) continue; /* decided at compile time */
         qsums t = q_terms(mode, q, u, c, gc, g);
         s0 += t.s0;
         s1 += t.s1;
         s2 += t.s2;
         clipped += u == raw ? R(0.0) : R(1.0);
     }
-    if (sums) sums[0] += s0, sums[1] += s1, sums[2] += s2, sums[BWI_QPARAMS] += clipped;
+    if (summed) sums[0] += s0, sums[1] += s1, sums[2] += s2, sums[BWI_QPARAMS] += clipped;
 }
 
 /* Picks the mode once a call: inside the loops it is a constant. */
@@ -199,12 +200,15 @@ static void loop_chain_backward(const bwi_qk *k, const bwi_chain *chain, const v
                                 double *sums)
 {
     const real gs = (real)(k->mul * gscale);
+    double unused[BWI_QPARAMS + 1] = {0};
 #define CALL(mode)                                                                                                             \
     do {                                                                                                                       \
-        if (chain->a)                                                                                                          \
-            chain_backward_as(mode, true, k, chain, gcode, gs, n, gx, sums);                                                   \
+        if (chain->a && sums)                                                                                                  \
+            chain_backward_as(mode, true, true, k, chain, gcode, gs, n, gx, sums);                                             \
+        else if (chain->a)                                                                                                     \
+            chain_backward_as(mode, true, false, k, chain, gcode, gs, n, gx, NULL);                                            \
         else                                                                                                                   \
-            chain_backward_as(mode, false, k, chain, gcode, gs, n, gx, sums);                                                  \
+            chain_backward_as(mode, false, true, k, chain, gcode, gs, n, gx, sums ? sums : unused);                            \
     } while (0)
     MODES(CALL);
 #undef CALL

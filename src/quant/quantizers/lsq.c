@@ -26,13 +26,11 @@ BWI_LOOP real q_slope(int mode, qc k, real u)
     (void)mode, (void)u;
     return k.v[INV_STEP];
 }
-/* s * dL/ds is gc * c, through the scale of xq, minus gu * u, through the latent. Written so that for STE, where gu = gc, it is
- * gc * (c - u), which loses nothing to cancellation, plus an exact 0. The latent of a sign does not see s. */
+/* s * dL/ds is gc * c, through the scale of xq, minus gu * u, through the latent. The latent of a sign does not see s. */
 BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)k;
-    if (mode & BWI_QMODE_SIGN) return (qsums){gc * c, 0, 0};
-    return (qsums){gu == 0 ? gc * c : gc * (c - u) + (gc - gu) * u, 0, 0};
+    return (qsums){mode & BWI_QMODE_SIGN ? gc * c : gc * c - gu * u, 0, 0};
 }
 
 BWI_VARIANT_DECLARE(bwi_qloops, bwi_lsq_loops);
