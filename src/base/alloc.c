@@ -33,7 +33,9 @@ void *bwi_malloc(size_t size)
     if (should_fail() || size > PTRDIFF_MAX - ALIGN) return NULL;
     const bool large = size >= 2 * HUGE;
     if (posix_memalign(&block, large ? HUGE : ALIGN, size + ALIGN) != 0) return NULL;
-    if (large) (void)madvise(block, size + ALIGN, MADV_HUGEPAGE); /* passes over activations miss the TLB otherwise; refusal is harmless */
+    if (large)
+        (void)madvise(block, size + ALIGN,
+                      MADV_HUGEPAGE); /* passes over activations miss the TLB otherwise; refusal is harmless */
     memcpy(block, &size, sizeof size);
     atomic_fetch_add(&live_blocks, 1);
     atomic_fetch_add(&live_bytes, (long long)size);
