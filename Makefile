@@ -47,7 +47,7 @@ TESTS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: all check build-check run-check bench run-bench lint install demo fuzz run-fuzz clean deps help FORCE
+.PHONY: all check build-check run-check bench run-bench lint install demo fuzz run-fuzz clean deps help FORCE docs
 all: $(LIB) $(PROG)
 
 # A file that changes only when its text does: what depends on it is rebuilt when flags, or the list of objects, change.
@@ -121,6 +121,10 @@ install: all
 	install -m 644 include/bitwright/*.h $(DESTDIR)$(PREFIX)/include/bitwright/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|-fopenmp $(LDLIBS)|' bitwright.pc.in > $(B)/bitwright.pc
 	install -m 644 $(B)/bitwright.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+
+# Tables of quantizers, gradient methods, networks ... as the rows describe them.
+docs: all
+	$(B)/bitwright list --markdown > doc/METHODS.md
 
 deps:
 	@scripts/deps
