@@ -32,7 +32,11 @@ static int run(void *options_)
     bw_error err = {0};
     char *text = NULL;
     if (bw_info(o->file, o->json, &text, &err) != BW_OK) return report_failure("info", &err);
-    printf("%s%s", text, *text && text[strlen(text) - 1] == '\n' ? "" : "\n");
+    int code = EXIT_OK;
+    if (o->json)
+        code = print_json(json_loads(text, 0, NULL)); /* on one line, as every command prints it */
+    else
+        printf("%s%s", text, *text && text[strlen(text) - 1] == '\n' ? "" : "\n");
     bw_free(text);
-    return EXIT_OK;
+    return code;
 }

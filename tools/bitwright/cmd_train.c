@@ -148,12 +148,14 @@ static int dry_run(bw_recipe *recipe, const char *text, bool json)
 {
     bw_error err = {0};
     char *layers = NULL;
+    int code = EXIT_OK;
     if (bw_describe(recipe, json, &layers, &err) != BW_OK) return report_failure("train", &err);
-    if (!json) printf("%s\n", text);
-    fputs(layers, stdout);
-    if (!*layers || layers[strlen(layers) - 1] != '\n') putchar('\n');
+    if (json)
+        code = print_json(json_loads(layers, 0, NULL));
+    else
+        printf("%s\n%s%s", text, layers, *layers && layers[strlen(layers) - 1] == '\n' ? "" : "\n");
     bw_free(layers);
-    return EXIT_OK;
+    return code;
 }
 
 static void print_result(const char *folder, const bw_train_result *r)
