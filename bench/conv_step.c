@@ -24,7 +24,23 @@ enum { LAYERS = sizeof layer / sizeof layer[0], MAX_CALLS = 1000 };
 typedef struct work {
     bwi_conv *conv;
     void *src, *dst, *gdst, *gsrc, *w, *gw, *scratch;
+    int n;
+    size_t gdst_image; /* bytes */
 } work;
+
+/* A backward pass over the whole batch. */
+static bw_status pieces(work *k, int pass)
+{
+    const bwi_compute *t = &bwi_compute_onednn;
+    const int piece = t->conv_piece(k->conv);
+    bw_status st = BW_OK;
+    for (int first = 0; first < k->n && !st; first += piece) {
+        const char *g = (const char *)k->gdst + k->gdst_image * (size_t)first;
+        st = pass == DATA ? t->conv_backward_data(k->conv, first, g, k->gsrc, k->scratch)
+                          : t->conv_backward_weights(k->conv, first, k->src, g, k->gw, k->scratch);
+    }
+    return st;
+}
 
 static bw_status call(work *k, int pass)
 {
@@ -33,9 +49,9 @@ static bw_status call(work *k, int pass)
     case FORWARD:
         return t->conv_forward(k->conv, k->src, k->dst, k->scratch);
     case DATA:
-        return t->conv_backward_data(k->conv, k->gdst, k->gsrc, k->scratch);
+        return pieces(k, pass);
     case WEIGHTS:
-        return t->conv_backward_weights(k->conv, k->src, k->gdst, k->gw, k->scratch);
+        return pieces(k, pass);
     default:
         return t->conv_weights(k->conv, k->w, 0.5, 0.25, k->scratch);
     }
@@ -94,6 +110,7 @@ static bw_status time_layer(const char *mode, const struct layer *l, bwi_conv_sp
     bw_status st = bwi_compute_onednn.conv_create(&s, &k.conv, err);
     if (st != BW_OK) return st;
     const size_t in = bwi_conv_src_size(&s), out = bwi_conv_dst_size(&s), w = bwi_conv_weights_size(&s);
+    k.n = s.n, k.gdst_image = out / (size_t)s.n * bwi_dtype_size(s.back);
     k.src = operand(in, s.src), k.gdst = operand(out, s.back), k.w = operand(w, BWI_DT_F32);
     k.dst = operand(out, BWI_DT_F32), k.gsrc = operand(in, BWI_DT_F32), k.gw = operand(w, BWI_DT_F32);
     k.scratch = bwi_malloc(bwi_compute_onednn.conv_scratch(k.conv));

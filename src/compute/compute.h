@@ -35,10 +35,13 @@ typedef struct bwi_compute {
     bw_status (*conv_weights)(bwi_conv *conv, const void *w, double scale, double back_scale, void *scratch);
     /* src [n,ih,iw,ic] spec.src, in; dst [n,oh,ow,oc] real, out */
     bw_status (*conv_forward)(bwi_conv *conv, const void *src, void *dst, void *scratch);
-    /* gdst [n,oh,ow,oc] spec.back, in; gsrc [n,ih,iw,ic] real, out (overwritten) */
-    bw_status (*conv_backward_data)(bwi_conv *conv, const void *gdst, void *gsrc, void *scratch);
-    /* src as in forward; gw [oc,kh,kw,ic/groups] real, out (overwritten) */
-    bw_status (*conv_backward_weights)(bwi_conv *conv, const void *src, const void *gdst, void *gw, void *scratch);
+    /* Both backward passes take the batch in pieces of conv_piece images, a divisor of n: first = 0, piece, 2 * piece ... in this order. So the
+     * caller can make gdst a piece at a time and have it used while it is in cache. */
+    int (*conv_piece)(const bwi_conv *conv);
+    /* gdst [piece,oh,ow,oc] spec.back, in; gsrc [n,ih,iw,ic] real, of which the piece's images are written */
+    bw_status (*conv_backward_data)(bwi_conv *conv, int first, const void *gdst, void *gsrc, void *scratch);
+    /* src [n,ih,iw,ic] as in forward; gdst as above; gw [oc,kh,kw,ic/groups] real, out, written with the last piece */
+    bw_status (*conv_backward_weights)(bwi_conv *conv, int first, const void *src, const void *gdst, void *gw, void *scratch);
 } bwi_compute;
 
 extern const bwi_compute bwi_compute_onednn;        /* real F32 */

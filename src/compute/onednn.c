@@ -41,7 +41,6 @@ struct bwi_conv {
     dnnl_memory_t piece_src, converted; /* of the caller; in scratch */
     dnnl_memory_t piece_gdst;           /* of the caller */
     dnnl_memory_t gw_part;              /* like gw.memory, in scratch: of a piece but the first */
-    size_t src_step, gdst_step;         /* bytes from piece to piece */
     size_t converted_bytes, gw_bytes;   /* in scratch; the first is a multiple of 64 */
 
     size_t scratchpad; /* bytes of scratch that the primitives need, a multiple of 64 */
@@ -263,8 +262,8 @@ static bw_status make_backward_data(builder *b)
     const dnnl_data_type_t back = type_of(c->spec.back);
     dnn_conv g = {0};
     dnnl_primitive_desc_t hint = NULL, pd = NULL;
-    BWI_TRY(make_hint(b, &hint, c->spec.n));
-    BWI_TRY(make_geometry(b, &g, c->spec.n, dnnl_f32, back, back));
+    BWI_TRY(make_hint(b, &hint, c->piece));
+    BWI_TRY(make_geometry(b, &g, c->piece, dnnl_f32, back, back));
     BWI_TRY(check(b, dnn_memory_make(&c->gsrc, &g.src, b->engine, NULL), "source gradient"));
     BWI_TRY(check(b, dnn_memory_make(&c->gdst, &g.dst, b->engine, NULL), "destination gradient"));
     BWI_TRY(check(b, dnn_backward_data_pd(&pd, &g, hint, b->plain), "backward data pass"));
@@ -277,15 +276,14 @@ fail:
     return st;
 }
 
-/* Images in a piece of the batch for the weight gradient. A source that must be converted is converted and used piece by piece,
- * so that the converted values are still in the threads' caches: about 1 MiB for each. Then the conversion costs next to nothing;
- * of the whole batch at once it costs an eighth of the pass, and a float copy of the largest source in scratch. Pieces are equal
- * and no thread must be without an image, so a batch size without a fitting divisor is done at once. */
+/* Images in a piece of the batch. A piece of the gradient, and of a source that must be converted, goes through both passes while it is in
+ * the threads' caches: about 1 MiB for each. Pieces are equal and no thread must be without an image, so a batch size without a
+ * fitting divisor is done at once. */
 static int piece_of(const bwi_conv_spec *s)
 {
-    if (s->src == s->back) return s->n;
     const int threads = bwi_threads();
-    const size_t image = bwi_conv_src_size(s) / (size_t)s->n * bwi_dtype_size(s->back), cache = (size_t)threads << 20;
+    size_t image = bwi_conv_dst_size(s) / (size_t)s->n * bwi_dtype_size(s->back), cache = (size_t)threads << 20;
+    if (s->src != s->back) image += bwi_conv_src_size(s) / (size_t)s->n * bwi_dtype_size(s->back);
     for (int piece = s->n; piece >= threads; piece--)
         if (s->n % piece == 0 && (size_t)piece * image <= cache) return piece;
     return s->n;
@@ -296,7 +294,7 @@ static bw_status make_backward_weights(builder *b)
     bw_status st;
     bwi_conv *c = b->conv;
     const bwi_conv_spec *s = &c->spec;
-    const int piece = piece_of(s);
+    const int piece = c->piece;
     const dnnl_data_type_t back = type_of(s->back);
     dnn_conv g = {0}, from = {0};
     dnn_md gw = {0};
@@ -311,9 +309,6 @@ static bw_status make_backward_weights(builder *b)
     BWI_TRY(check(b, dnn_md_query(&gw, pd, dnnl_query_diff_weights_md), "weight gradient"));
     BWI_TRY(check(b, dnn_memory_make(&c->gw_part, &gw, b->engine, NULL), "weight gradient"));
     BWI_TRY(make_task(b, &c->backward_weights, &pd, "backward weights pass"));
-    c->piece = piece;
-    c->src_step = bwi_conv_src_size(s) / (size_t)(s->n / piece) * bwi_dtype_size(s->src);
-    c->gdst_step = bwi_conv_dst_size(s) / (size_t)(s->n / piece) * bwi_dtype_size(s->back);
     c->gw_bytes = dnn_md_bytes(&gw);
     if (s->src != s->back) {
         BWI_TRY(check(b, dnn_memory_make(&c->converted, &g.src, b->engine, NULL), "source"));
@@ -346,6 +341,7 @@ static bw_status build(builder *b)
     BWI_TRY(check(b, weights_md(&c->spec, &b->w, dnnl_f32, false), "weights"));
     BWI_TRY(check(b, dnn_memory_make(&c->w, &b->w, b->engine, NULL), "weights"));
     BWI_TRY(make_forward(b));
+    c->piece = piece_of(&c->spec);
     if (c->spec.need_gsrc) BWI_TRY(make_backward_data(b));
     if (c->spec.train) BWI_TRY(make_backward_weights(b));
     const size_t scaled = round64(bwi_conv_weights_size(&c->spec) * sizeof(float));
@@ -482,10 +478,21 @@ static bw_status conv_forward(bwi_conv *c, const void *src, void *dst, void *scr
     return run(c, &c->forward, arg, c->scale_memory ? 4 : 3, scratch);
 }
 
-static bw_status conv_backward_data(bwi_conv *c, const void *gdst, void *gsrc, void *scratch)
+static int conv_piece(const bwi_conv *c)
 {
-    const argument arg[] = {
-        {DNNL_ARG_DIFF_DST, c->gdst, gdst}, {DNNL_ARG_WEIGHTS, c->w_backward.memory, NULL}, {DNNL_ARG_DIFF_SRC, c->gsrc, gsrc}};
+    return c->piece;
+}
+
+static size_t image_bytes(const bwi_conv *c, bwi_dtype type)
+{
+    return bwi_conv_src_size(&c->spec) / (size_t)c->spec.n * bwi_dtype_size(type);
+}
+
+static bw_status conv_backward_data(bwi_conv *c, int first, const void *gdst, void *gsrc, void *scratch)
+{
+    const argument arg[] = {{DNNL_ARG_DIFF_DST, c->gdst, gdst},
+                            {DNNL_ARG_WEIGHTS, c->w_backward.memory, NULL},
+                            {DNNL_ARG_DIFF_SRC, c->gsrc, (char *)gsrc + (size_t)first * image_bytes(c, BWI_DT_F32)}};
     return run(c, &c->backward_data, arg, 3, scratch);
 }
 
@@ -495,30 +502,29 @@ static void add(float *restrict sum, const float *restrict part, size_t n)
     for (size_t i = 0; i < n; i++) sum[i] += part[i];
 }
 
-static bw_status conv_backward_weights(bwi_conv *c, const void *src, const void *gdst, void *gw, void *scratch)
+static bw_status conv_backward_weights(bwi_conv *c, int first, const void *src, const void *gdst, void *gw, void *scratch)
 {
     bw_status st;
     char *converted = staging(c, scratch), *part = converted + c->converted_bytes;
-    for (int i = 0; i < c->spec.n / c->piece; i++) {
-        const void *piece = (const char *)src + (size_t)i * c->src_step;
-        dnnl_memory_t operand = c->piece_src, sum = i ? c->gw_part : c->gw.memory;
-        if (c->convert.primitive) {
-            const argument arg[] = {{DNNL_ARG_FROM, operand, piece}, {DNNL_ARG_TO, c->converted, converted}};
-            BWI_TRY(run(c, &c->convert, arg, 2, scratch));
-            operand = c->converted;
-            piece = converted;
-        }
-        const argument arg[] = {{DNNL_ARG_SRC, operand, piece},
-                                {DNNL_ARG_DIFF_DST, c->piece_gdst, (const char *)gdst + (size_t)i * c->gdst_step},
-                                {DNNL_ARG_DIFF_WEIGHTS, sum, i ? part : NULL}};
-        BWI_TRY(run(c, &c->backward_weights, arg, 3, scratch));
-        if (i) add(c->gw.data, (const float *)(const void *)part, c->gw_bytes / sizeof(float));
+    const void *piece = (const char *)src + (size_t)first * image_bytes(c, c->spec.src);
+    dnnl_memory_t operand = c->piece_src, sum = first ? c->gw_part : c->gw.memory;
+    if (c->convert.primitive) {
+        const argument arg[] = {{DNNL_ARG_FROM, operand, piece}, {DNNL_ARG_TO, c->converted, converted}};
+        BWI_TRY(run(c, &c->convert, arg, 2, scratch));
+        operand = c->converted;
+        piece = converted;
     }
+    const argument arg[] = {{DNNL_ARG_SRC, operand, piece},
+                            {DNNL_ARG_DIFF_DST, c->piece_gdst, gdst},
+                            {DNNL_ARG_DIFF_WEIGHTS, sum, first ? part : NULL}};
+    BWI_TRY(run(c, &c->backward_weights, arg, 3, scratch));
+    if (first) add(c->gw.data, (const float *)(const void *)part, c->gw_bytes / sizeof(float));
+    if (first + c->piece < c->spec.n) return BW_OK;
     const argument out[] = {{DNNL_ARG_FROM, c->gw.memory, NULL}, {DNNL_ARG_TO, c->w, gw}};
     BWI_TRY(run_reorder(c, &c->gw, out, scratch));
 fail:
     return st;
 }
 
-const bwi_compute bwi_compute_onednn = {"onednn",     BWI_DT_F32,   conv_create,        conv_destroy,         conv_scratch,
-                                        conv_weights, conv_forward, conv_backward_data, conv_backward_weights};
+const bwi_compute bwi_compute_onednn = {"onednn",     BWI_DT_F32,   conv_create, conv_destroy,       conv_scratch,
+                                        conv_weights, conv_forward, conv_piece,  conv_backward_data, conv_backward_weights};

@@ -157,8 +157,14 @@ static bw_status conv_forward(bwi_conv *c, const void *source, void *dest, void 
     return BW_OK;
 }
 
-static bw_status conv_backward_data(bwi_conv *c, const void *gdest, void *gsource, void *scratch)
+static int conv_piece(const bwi_conv *c)
 {
+    return c->spec.n;
+}
+
+static bw_status conv_backward_data(bwi_conv *c, int first, const void *gdest, void *gsource, void *scratch)
+{
+    (void)first; /* one piece */
     const bwi_conv_spec *s = &c->spec;
     assert(s->need_gsrc);
     const real *gdst = as_real(gdest, s->back, false, bwi_conv_dst_size(s), (char *)scratch + c->src_stage);
@@ -183,8 +189,10 @@ static bw_status conv_backward_data(bwi_conv *c, const void *gdest, void *gsourc
     return BW_OK;
 }
 
-static bw_status conv_backward_weights(bwi_conv *c, const void *source, const void *gdest, void *gweights, void *scratch)
+static bw_status conv_backward_weights(bwi_conv *c, int first, const void *source, const void *gdest, void *gweights,
+                                       void *scratch)
 {
+    (void)first;
     const bwi_conv_spec *s = &c->spec;
     assert(s->train);
     const real *src = as_real(source, s->src, s->back == BWI_DT_BF16, bwi_conv_src_size(s), scratch);
@@ -215,6 +223,6 @@ const bwi_compute bwi_compute_reference_f64 = {
 #else
 const bwi_compute bwi_compute_reference_f32 = {
 #endif
-    "reference",  BWI_REAL_DT,  conv_create,        conv_destroy,         conv_scratch,
-    conv_weights, conv_forward, conv_backward_data, conv_backward_weights};
+    "reference",  BWI_REAL_DT,  conv_create, conv_destroy,       conv_scratch,
+    conv_weights, conv_forward, conv_piece,  conv_backward_data, conv_backward_weights};
 #endif

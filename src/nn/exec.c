@@ -24,8 +24,14 @@ static void bind(bwi_exec *e)
                              .residual = p->residual,
                              .relu = p->relu,
                              .n_q = p->n_q,
-                             .scratch = e->scratch,
+                             .batch = e->batch,
+                             .by_parts = p->by_parts,
+                             .scratch = p->by_parts ? e->parts : e->scratch,
                              .times = &e->times};
+        if (s + 1 < e->n_steps && e->step[s + 1].by_parts) {
+            p->call.behind = &e->step[s + 1].call;
+            p->call.part = e->parts + e->part_scratch;
+        }
         for (int k = 0; k < p->n_in; k++) {
             bwi_slot_info *v = &e->value[p->in[k]];
             in[k] = g->value[p->in[k]].shape;
@@ -126,6 +132,7 @@ void bwi_exec_destroy(bwi_exec **ep)
     bwi_free(e->arena);
     bwi_free(e->scratch);
     bwi_free(e->saves);
+    bwi_free(e->parts);
     bwi_free(e->init_x);
     bwi_free(e->init_owned);
     bwi_free(e->scale_pending);
@@ -147,7 +154,7 @@ void bwi_exec_times_clear(bwi_exec *e)
 }
 size_t bwi_exec_bytes(const bwi_exec *e)
 {
-    return e->arena_bytes + e->scratch_bytes + e->save_bytes;
+    return e->arena_bytes + e->scratch_bytes + e->save_bytes + e->part_scratch + e->part_bytes;
 }
 
 /* ---- Quantizers ------------------------------------------------------------------------------------------------------------- */
@@ -342,7 +349,7 @@ static bw_status backward_step(bwi_exec *e, bwi_step *p, bw_error *err)
     const bwi_slot_info *out = &e->value[p->out];
     if (!out->needs_grad && !p->n_q) return BW_OK;
     c->out.gscale = out->gscale;
-    bool any = c->out.grad != NULL;
+    bool any = c->out.grad || c->behind;
     for (int k = 0; k < p->n_q; k++) {
         c->q[k].gscale = e->value[e->g->node[p->q_node[k]].out].gscale;
         any = any || c->q[k].grad;

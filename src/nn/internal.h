@@ -15,6 +15,7 @@ typedef struct bwi_step {
     int q_node[BWI_MAX_FUSED], n_q; /* quantize nodes run along */
     bool residual, relu;
     bwi_conv *conv;
+    bool by_parts; /* its backward leaves in[0].grad to the convolution of the step before */
     void *save;
     bwi_call call;
 } bwi_step;
@@ -49,7 +50,8 @@ struct bwi_exec {
     bwi_buffer *buffer;
     int n_buffers;
     char *arena, *scratch, *saves;
-    size_t arena_bytes, scratch_bytes, save_bytes, conv_scratch;
+    char *parts; /* scratch of steps that run by parts, which outlives the step; behind it a piece of gradient */
+    size_t arena_bytes, scratch_bytes, save_bytes, conv_scratch, part_scratch, part_bytes;
     uint64_t packed;     /* graph version whose weights the convolutions hold */
     int n;               /* images of the last forward; 0: none */
     bool trained;        /* the last forward was a training one */

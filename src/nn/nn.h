@@ -172,6 +172,12 @@ typedef struct bwi_call {
     bwi_buf q[BWI_MAX_FUSED]; /* their codes and gradients */
     int n_q;
     void *save; /* [save_size] kept from forward to backward: batch statistics, pooling indices */
+    int batch;  /* images that the executor was planned for; those behind n are zero */
+    /* conv2d and linear: the batch_norm behind it whose backward_part makes out.grad a piece at a time, into `part`; NULL: out.grad is
+     * there. by_parts is that batch_norm's side: its backward leaves in[0].grad to backward_part. */
+    struct bwi_call *behind;
+    void *part;
+    bool by_parts;
     void *
         scratch; /* [scratch_size]; of conv2d and linear: conv_scratch of the convolution rounded up to 64, then scratch_size */
     bwi_times *times; /* conv2d, linear and quantize add the time that they take; the executor that of the others */
@@ -181,6 +187,9 @@ typedef struct bwi_op_fns { /* one table per variant */
     bw_status (*forward)(bwi_call *c, bw_error *err);
     bw_status (*backward)(bwi_call *c,
                           bw_error *err); /* reads out.grad, writes in[].grad (where not NULL) and parameter gradients */
+    /* For an operation whose backward can leave its input's gradient for later (call->by_parts): the gradient of images first ..
+     * first + n - 1 into to [n,h,w,c] of in[0].grad_type, zero behind image call->n. NULL: cannot. */
+    void (*backward_part)(bwi_call *c, int first, int n, void *to);
 } bwi_op_fns;
 typedef enum bwi_sign {
     BWI_SIGN_ANY,

@@ -248,6 +248,31 @@ bw_status bwi_plan_convs(bwi_exec *e, bw_error *err)
     return BW_OK;
 }
 
+/* Whether step s can make its input's gradient a piece at a time inside the backward of the convolution before it: that is the next
+ * to run, and the only one that wants it. */
+static bool can_go_by_parts(const bwi_exec *e, int s)
+{
+    const bwi_graph *g = e->g;
+    const bwi_step *p = &e->step[s];
+    const bwi_slot_info *in = &e->value[p->in[0]];
+    return e->train && e->fused && g->node[p->node].op->fns[e->variant]->backward_part && e->step[s - 1].conv &&
+           e->step[s - 1].out == p->in[0] && !g->node[e->step[s - 1].node].attr.bias && in->needs_grad && in->first_use == s &&
+           in->last_use == s && p->in[0] != g->output;
+}
+
+static void plan_parts(bwi_exec *e)
+{
+    for (int s = 1; s < e->n_steps; s++) {
+        bwi_step *p = &e->step[s];
+        p->by_parts = can_go_by_parts(e, s);
+        if (!p->by_parts) continue;
+        size_t images = (size_t)e->compute->conv_piece(e->step[s - 1].conv),
+               image = bwi_shape_size(e->g->value[p->in[0]].shape);
+        size_t bytes = images * image * bwi_dtype_size(e->value[p->in[0]].grad_type);
+        if (bytes > e->part_bytes) e->part_bytes = bytes;
+    }
+}
+
 /* ---- Memory --------------------------------------------------------------------------------------------------------------- */
 static bw_status add_buffer(bwi_exec *e, size_t elements, bwi_dtype type, int first, int last, int *index, bw_error *err)
 {
@@ -269,6 +294,12 @@ static int time_back(const bwi_exec *e, int step)
     return 2 * e->n_steps + 1 - step;
 }
 
+/* When step s has read in backward all that it reads. */
+static int time_done(const bwi_exec *e, int s)
+{
+    return time_back(e, s >= 0 && e->step[s].by_parts ? s - 1 : s);
+}
+
 /* The last time at which a value's data is read. */
 static int data_until(const bwi_exec *e, int v)
 {
@@ -280,13 +311,13 @@ static int data_until(const bwi_exec *e, int v)
         for (int k = 0; k < e->step[s].n_in; k++) {
             if (e->step[s].in[k] != v) continue;
             bool back = e->train && g->node[e->step[s].node].op->needs_in && !(e->step[s].residual && k == 1);
-            int t = back ? time_back(e, s) : s + 1;
+            int t = back ? time_done(e, s) : s + 1;
             if (t > last) last = t;
         }
     if (e->train && p->step >= 0) { /* the producer's own backward */
         const bwi_step *s = &e->step[p->step];
         if (g->node[s->node].op->needs_out || s->relu || s->n_q) {
-            int t = time_back(e, p->step);
+            int t = time_done(e, p->step);
             if (t > last) last = t;
         }
     }
@@ -301,9 +332,10 @@ static bw_status plan_value(bwi_exec *e, int v, bw_error *err)
     bw_status st = BW_OK;
     if (p->step < 0 && v != 0) return BW_OK; /* inside a chain */
     if (p->stored) st = add_buffer(e, elements, p->type, v == 0 ? 0 : p->step + 1, data_until(e, v), &p->data, err);
-    bool wanted = e->train && p->needs_grad && (p->first_use >= 0 || v == g->output);
+    bool by_parts = p->first_use >= 0 && e->step[p->first_use].by_parts && e->step[p->first_use].in[0] == v;
+    bool wanted = e->train && p->needs_grad && (p->first_use >= 0 || v == g->output) && !by_parts;
     if (!st && wanted) {
-        int first = v == g->output ? e->n_steps + 1 : time_back(e, p->last_use), last = time_back(e, p->step);
+        int first = v == g->output ? e->n_steps + 1 : time_back(e, p->last_use), last = time_done(e, p->step);
         st = add_buffer(e, elements, p->grad_type, first, last, &p->grad, err);
     }
     return st;
@@ -364,6 +396,7 @@ static bw_status place(bwi_exec *e, bw_error *err)
 bw_status bwi_plan_memory(bwi_exec *e, bw_error *err)
 {
     const bwi_graph *g = e->g;
+    plan_parts(e);
     for (int v = 0; v < g->n_values; v++) {
         bw_status st = plan_value(e, v, err);
         if (st) return st;
@@ -379,14 +412,17 @@ bw_status bwi_plan_memory(bwi_exec *e, bw_error *err)
         const bwi_shape *out = &g->value[e->step[s].out].shape;
         size_t scratch = n->op->scratch_size ? n->op->scratch_size(n, e->batch, in, out, g->real) : 0;
         if (n->op->conv_spec) scratch = (scratch + 63) / 64 * 64 + e->conv_scratch;
-        if (scratch > e->scratch_bytes) e->scratch_bytes = scratch;
+        size_t *most = e->step[s].by_parts ? &e->part_scratch : &e->scratch_bytes;
+        if (scratch > *most) *most = scratch;
         if (n->op->save_size) save += (n->op->save_size(n, e->batch, in, out, g->real) + 63) / 64 * 64;
     }
     e->save_bytes = save;
     e->arena = bwi_calloc(e->arena_bytes + 64, 1);
     e->scratch = bwi_calloc(e->scratch_bytes + 64, 1);
     e->saves = bwi_calloc(save + 64, 1);
-    if (!e->arena || !e->scratch || !e->saves)
+    e->part_scratch = (e->part_scratch + 63) / 64 * 64;
+    e->parts = bwi_calloc(e->part_scratch + e->part_bytes + 64, 1);
+    if (!e->arena || !e->scratch || !e->saves || !e->parts)
         return bwi_fail(err, BW_NOMEM, "no memory for a batch of %d: the plan needs %.0f MiB", e->batch,
                         (double)(e->arena_bytes + e->scratch_bytes + save) / 1048576);
     return BW_OK;

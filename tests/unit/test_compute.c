@@ -184,8 +184,13 @@ static bw_status solve(problem *p, const bwi_compute *table)
         st = table->conv_weights(conv, other.data, 3, 5, scratch.data); /* replaced by the next call */
         if (st == BW_OK) st = table->conv_weights(conv, w.data, p->scale, p->back_scale, scratch.data);
         if (st == BW_OK) st = table->conv_forward(conv, src.data, o[0].data, scratch.data);
-        if (st == BW_OK && s.need_gsrc) st = table->conv_backward_data(conv, gdst.data, o[1].data, scratch.data);
-        if (st == BW_OK && s.train) st = table->conv_backward_weights(conv, src.data, gdst.data, o[2].data, scratch.data);
+        const int piece = table->conv_piece(conv);
+        CHECK(&s, piece > 0 && s.n % piece == 0, "pieces of %d images", piece);
+        for (int first = 0; first < s.n && st == BW_OK; first += piece) {
+            const char *g = (const char *)gdst.data + gdst.bytes / (size_t)s.n * (size_t)first;
+            if (s.need_gsrc) st = table->conv_backward_data(conv, first, g, o[1].data, scratch.data);
+            if (st == BW_OK && s.train) st = table->conv_backward_weights(conv, first, src.data, g, o[2].data, scratch.data);
+        }
         CHECK(&s, st == BW_OK, "status %d of a pass", st);
     }
     for (int i = 0; i < 3; i++)

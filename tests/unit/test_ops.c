@@ -88,8 +88,14 @@ static void set_up(fixture *f, const op_case *k, int variant)
     f->n_in = (size_t)k->n * bwi_shape_size(k->in);
     f->n_out = (size_t)k->n * bwi_shape_size(os);
     bwi_call *c = &f->call;
-    *c = (bwi_call){
-        .node = f->node, .graph = f->g, .n = k->n, .train = true, .repack = true, .variant = variant, .times = &f->times};
+    *c = (bwi_call){.node = f->node,
+                    .graph = f->g,
+                    .n = k->n,
+                    .batch = k->n,
+                    .train = true,
+                    .repack = true,
+                    .variant = variant,
+                    .times = &f->times};
     make_conv(f, real, k->n, in);
     for (int i = 0; i < n_in; i++) {
         c->in[i] = (bwi_buf){.type = real, .scale = 1, .grad_type = real, .gscale = 1, .shape = k->in};
@@ -546,14 +552,19 @@ static bw_status stub_forward(bwi_conv *conv, const void *src, void *dst, void *
     (void)conv, (void)src, (void)dst, (void)scratch;
     return failing_step == 1 ? BW_INTERNAL : BW_OK;
 }
-static bw_status stub_backward_weights(bwi_conv *conv, const void *src, const void *gdst, void *gw, void *scratch)
+static int stub_piece(const bwi_conv *conv)
 {
-    (void)conv, (void)src, (void)gdst, (void)gw, (void)scratch;
+    (void)conv;
+    return 1 << 20;
+}
+static bw_status stub_backward_weights(bwi_conv *conv, int first, const void *src, const void *gdst, void *gw, void *scratch)
+{
+    (void)conv, (void)first, (void)src, (void)gdst, (void)gw, (void)scratch;
     return failing_step == 2 ? BW_INTERNAL : BW_OK;
 }
-static bw_status stub_backward_data(bwi_conv *conv, const void *gdst, void *gsrc, void *scratch)
+static bw_status stub_backward_data(bwi_conv *conv, int first, const void *gdst, void *gsrc, void *scratch)
 {
-    (void)conv, (void)gdst, (void)gsrc, (void)scratch;
+    (void)conv, (void)first, (void)gdst, (void)gsrc, (void)scratch;
     return failing_step == 3 ? BW_INTERNAL : BW_OK;
 }
 static const bwi_compute stub = {
@@ -562,6 +573,7 @@ static const bwi_compute stub = {
     .conv_scratch = stub_scratch,
     .conv_weights = stub_weights,
     .conv_forward = stub_forward,
+    .conv_piece = stub_piece,
     .conv_backward_data = stub_backward_data,
     .conv_backward_weights = stub_backward_weights,
 };

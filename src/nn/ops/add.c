@@ -45,7 +45,7 @@ static bw_status add_backward(bwi_call *c, bw_error *err)
 }
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_add_fns);
-const bwi_op_fns BWI_V(bwi_add_fns) = {add_forward, add_backward};
+const bwi_op_fns BWI_V(bwi_add_fns) = {.forward = add_forward, .backward = add_backward};
 
 #if BWI_MAIN
 static bw_status add_infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)

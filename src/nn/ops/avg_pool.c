@@ -67,7 +67,7 @@ static bw_status avg_pool_backward(bwi_call *c, bw_error *err)
 }
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_avg_pool_fns);
-const bwi_op_fns BWI_V(bwi_avg_pool_fns) = {avg_pool_forward, avg_pool_backward};
+const bwi_op_fns BWI_V(bwi_avg_pool_fns) = {.forward = avg_pool_forward, .backward = avg_pool_backward};
 
 #if BWI_MAIN
 const bwi_op bwi_op_avg_pool = {

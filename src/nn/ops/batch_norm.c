@@ -383,16 +383,45 @@ static void first_pass(bwi_call *k, size_t rows, size_t c)
     }
 }
 
+/* k1, k2 [c] of the second pass; behind the repeated constants. */
+static real *slope_constants(const bwi_call *k, size_t c)
+{
+    return repeated_b(k, c) + round_up(block_rows(c) * c);
+}
+
+/* dL/dx of rows from .. to - 1 into dx, or dx16 when that is wanted in bf16. */
+static void second_pass(const bwi_call *k, size_t c, size_t from, size_t to, real *dx, uint16_t *dx16)
+{
+    const bn_save v = save_of(k, c);
+    const real *x = k->in[0].data, *k1 = slope_constants(k, c), *k2 = k1 + round_up(c);
+    const real *kept = k->residual && !k->in[1].acc ? k->in[1].grad : NULL; /* dL/dy as the first pass left it */
+    const bool acc = k->in[0].acc;
+    const size_t step = block_rows(c), rows = to - from;
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        bn_chunk p = chunk_of(k, c, i);
+        size_t end = bwi_chunk(rows, 8, (size_t)i + 1);
+        for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += step) {
+            size_t n = end - r < step ? end - r : step, at = (from + r) * c;
+            const real *g = kept ? kept + at : p.g;
+            if (!kept) gather(k, &v, &p, at, n * c, c, NULL, p.g);
+            real *out = dx ? dx + r * c : NULL;
+            finish(g, x + at, v.a, k1, k2, n, c, acc ? p.h : out, dx16 ? dx16 + r * c : NULL);
+            if (acc) /* never bf16, which has this one consumer */
+                for (size_t j = 0; j < n * c; j++) out[j] += p.h[j];
+        }
+    }
+}
+
 static bw_status BWI_V(bn_backward)(bwi_call *k, bw_error *err)
 {
     (void)err;
     double start = bwi_now();
     size_t c = (size_t)k->out.shape.c, rows = (size_t)k->n * (size_t)k->out.shape.h * (size_t)k->out.shape.w;
     bn_save v = save_of(k, c);
-    const real *x = k->in[0].data;
     repeat(k, c, &v);
     first_pass(k, rows, c);
-    real *k1 = repeated_b(k, c) + round_up(block_rows(c) * c), *k2 = k1 + round_up(c);
+    real *k1 = slope_constants(k, c), *k2 = k1 + round_up(c);
     for (size_t j = 0; j < c; j++) {
         double s, t;
         total(k, c, j, &s, &t);
@@ -403,30 +432,28 @@ static bw_status BWI_V(bn_backward)(bwi_call *k, bw_error *err)
         k2[j] = (real)slope;
         k1[j] = (real)(a * s / (double)rows - slope * mean);
     }
-    if (k->in[0].grad) {
-        bool bf16 = k->in[0].grad_type == BWI_DT_BF16, acc = k->in[0].acc;      /* never both: bf16 has this one consumer */
-        const real *kept = k->residual && !k->in[1].acc ? k->in[1].grad : NULL; /* dL/dy as the first pass left it */
-        size_t step = block_rows(c);
-        BWI_PARALLEL_CHUNKS(i)
-        {
-            bn_chunk p = chunk_of(k, c, i);
-            size_t end = bwi_chunk(rows, 8, (size_t)i + 1);
-            for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += step) {
-                size_t n = end - r < step ? end - r : step, at = r * c;
-                const real *g = kept ? kept + at : p.g;
-                if (!kept) gather(k, &v, &p, at, n * c, c, NULL, p.g);
-                real *dx = bf16 ? NULL : (real *)k->in[0].grad + at;
-                finish(g, x + at, v.a, k1, k2, n, c, acc ? p.h : dx, bf16 ? (uint16_t *)k->in[0].grad + at : NULL);
-                if (acc)
-                    for (size_t j = 0; j < n * c; j++) dx[j] += p.h[j];
-            }
-        }
+    if (k->in[0].grad && !k->by_parts) {
+        bool bf16 = k->in[0].grad_type == BWI_DT_BF16;
+        second_pass(k, c, 0, rows, bf16 ? NULL : k->in[0].grad, bf16 ? k->in[0].grad : NULL);
     }
     k->times->norm += bwi_now() - start;
     return BW_OK;
 }
 
-const bwi_op_fns BWI_V(bwi_batch_norm_fns) = {BWI_V(bn_forward), BWI_V(bn_backward)};
+static void BWI_V(bn_backward_part)(bwi_call *k, int first, int n, void *to)
+{
+    double start = bwi_now();
+    const bwi_shape s = k->out.shape;
+    const size_t c = (size_t)s.c, image = (size_t)s.h * (size_t)s.w;
+    const bool bf16 = k->in[0].grad_type == BWI_DT_BF16;
+    const int there = first + n < k->n ? n : first < k->n ? k->n - first : 0;
+    const size_t from = (size_t)first * image, rows = (size_t)there * image, row = c * (bf16 ? sizeof(uint16_t) : sizeof(real));
+    second_pass(k, c, from, from + rows, bf16 ? NULL : to, bf16 ? to : NULL);
+    memset((char *)to + rows * row, 0, (size_t)(n - there) * image * row);
+    k->times->norm += bwi_now() - start;
+}
+
+const bwi_op_fns BWI_V(bwi_batch_norm_fns) = {BWI_V(bn_forward), BWI_V(bn_backward), BWI_V(bn_backward_part)};
 
 #if BWI_MAIN
 static bw_status infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)

@@ -111,20 +111,27 @@ static void conv_bias_gradient(const bwi_call *c, double *partial, real *gb)
     for (size_t k = 0; k < oc; k++) gb[k] = (real)partial[k];
 }
 
-/* Gradient of the input, when somebody wants it. */
-static bw_status conv_backward_input(bwi_call *c, bw_error *err)
+/* Images first .. first + n - 1 of the gradient of the output. */
+static const void *conv_gdst(const bwi_call *c, int first, int n)
 {
-    bwi_buf *in = &c->in[0];
-    if (!in->grad) return BW_OK;
-    real *gsrc = in->acc ? conv_own_scratch(c) : in->grad;
-    bw_status st = c->compute->conv_backward_data(c->conv, c->out.grad, gsrc, c->scratch);
-    if (st != BW_OK) return conv_failed(c, st, "backward pass to the input", err);
-    double gscale = conv_takes_codes(c) ? conv_scale(c) : 1;
-    if (in->acc) {
-        assert(in->gscale != 0);
-        bwi_accumulate(in->grad, gsrc, (size_t)c->n * bwi_shape_size(in->shape), (real)(gscale / in->gscale));
-    } else {
-        in->gscale = gscale;
+    if (c->behind) {
+        c->behind->node->op->fns[c->variant]->backward_part(c->behind, first, n, c->part);
+        return c->part;
+    }
+    return (const char *)c->out.grad + (size_t)first * bwi_shape_size(c->out.shape) * bwi_dtype_size(c->out.grad_type);
+}
+
+/* Both passes, a piece of the batch at a time. gsrc: NULL when nobody wants the input's gradient. */
+static bw_status conv_backward_passes(bwi_call *c, real *gsrc, bw_error *err)
+{
+    const bwi_param *w = &c->graph->param[c->node->param[0]];
+    const int piece = c->compute->conv_piece(c->conv);
+    for (int first = 0; first < c->batch; first += piece) {
+        const void *g = conv_gdst(c, first, piece);
+        bw_status st = c->compute->conv_backward_weights(c->conv, first, c->in[0].data, g, w->grad, c->scratch);
+        if (st != BW_OK) return conv_failed(c, st, "backward pass to the weights", err);
+        if (gsrc) st = c->compute->conv_backward_data(c->conv, first, g, gsrc, c->scratch);
+        if (st != BW_OK) return conv_failed(c, st, "backward pass to the input", err);
     }
     return BW_OK;
 }
@@ -133,15 +140,22 @@ static bw_status conv_backward(bwi_call *c, bw_error *err)
 {
     const bwi_param *w = &c->graph->param[c->node->param[0]];
     bwi_quant *wq = c->node->wq;
-    double scale = conv_scale(c), start = bwi_now();
+    bwi_buf *in = &c->in[0];
+    double scale = conv_scale(c), start = bwi_now(), norm = c->times->norm;
     assert(c->out.gscale == 1 && (c->out.grad_type == BWI_REAL_DT || c->out.grad_type == BWI_DT_BF16));
-    bw_status st = c->compute->conv_backward_weights(c->conv, c->in[0].data, c->out.grad, w->grad, c->scratch);
-    if (st != BW_OK) return conv_failed(c, st, "backward pass to the weights", err);
-    if (c->node->attr.bias) conv_bias_gradient(c, conv_own_scratch(c), c->graph->param[c->node->param[1]].grad);
-    st = conv_backward_input(c, err);
-    double done = bwi_now();
-    c->times->backward += done - start;
+    real *gsrc = in->grad && in->acc ? conv_own_scratch(c) : in->grad;
+    bw_status st = conv_backward_passes(c, gsrc, err);
     if (st != BW_OK) return st;
+    double gscale = conv_takes_codes(c) ? scale : 1;
+    if (in->grad && in->acc) {
+        assert(in->gscale != 0);
+        bwi_accumulate(in->grad, gsrc, (size_t)c->n * bwi_shape_size(in->shape), (real)(gscale / in->gscale));
+    } else if (in->grad) {
+        in->gscale = gscale;
+    }
+    if (c->node->attr.bias) conv_bias_gradient(c, conv_own_scratch(c), c->graph->param[c->node->param[1]].grad);
+    double done = bwi_now();
+    c->times->backward += done - start - (c->times->norm - norm); /* what stands behind counts for itself */
     if (wq) {
         bwi_quant_backward(wq, w->data, w->dtype, w->grad, scale, w->numel, w->grad);
     } else if (scale != 1) {

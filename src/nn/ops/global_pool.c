@@ -47,7 +47,7 @@ static bw_status global_pool_backward(bwi_call *c, bw_error *err)
 }
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_global_pool_fns);
-const bwi_op_fns BWI_V(bwi_global_pool_fns) = {global_pool_forward, global_pool_backward};
+const bwi_op_fns BWI_V(bwi_global_pool_fns) = {.forward = global_pool_forward, .backward = global_pool_backward};
 
 #if BWI_MAIN
 static bw_status global_pool_infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)

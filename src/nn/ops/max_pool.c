@@ -77,7 +77,7 @@ static bw_status max_pool_backward(bwi_call *c, bw_error *err)
 }
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_max_pool_fns);
-const bwi_op_fns BWI_V(bwi_max_pool_fns) = {max_pool_forward, max_pool_backward};
+const bwi_op_fns BWI_V(bwi_max_pool_fns) = {.forward = max_pool_forward, .backward = max_pool_backward};
 
 #if BWI_MAIN
 static bw_status max_pool_infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)

@@ -29,7 +29,7 @@ static bw_status quantize_backward(bwi_call *c, bw_error *err)
 }
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_quantize_fns);
-const bwi_op_fns BWI_V(bwi_quantize_fns) = {quantize_forward, quantize_backward};
+const bwi_op_fns BWI_V(bwi_quantize_fns) = {.forward = quantize_forward, .backward = quantize_backward};
 
 #if BWI_MAIN
 static bw_status quantize_infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)

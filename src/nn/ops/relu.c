@@ -40,7 +40,7 @@ static bw_status relu_backward(bwi_call *c, bw_error *err)
 }
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_relu_fns);
-const bwi_op_fns BWI_V(bwi_relu_fns) = {relu_forward, relu_backward};
+const bwi_op_fns BWI_V(bwi_relu_fns) = {.forward = relu_forward, .backward = relu_backward};
 
 #if BWI_MAIN
 static bw_status relu_infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)

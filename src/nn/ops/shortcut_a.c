@@ -57,7 +57,7 @@ static bw_status shortcut_a_backward(bwi_call *c, bw_error *err)
 }
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_shortcut_a_fns);
-const bwi_op_fns BWI_V(bwi_shortcut_a_fns) = {shortcut_a_forward, shortcut_a_backward};
+const bwi_op_fns BWI_V(bwi_shortcut_a_fns) = {.forward = shortcut_a_forward, .backward = shortcut_a_backward};
 
 #if BWI_MAIN
 static bw_status shortcut_a_infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)
