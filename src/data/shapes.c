@@ -14,11 +14,11 @@
 enum { SIDE = 32, N_TRAIN = 20000, N_TEST = 4000, SHAPES = 5, BARS = 2, SEED = 20240229 };
 
 /* Grey levels that set the difficulty. */
-static const float stripes_min = 12, stripes_max = 40; /* amplitude inside the shape */
-static const float back_max = 24;                      /* amplitude in the background */
-static const float edge_min = 12, edge_max = 60;       /* step from the background to the shape */
-static const float noise = 26;                         /* standard deviation */
-static const float lean = 12;                          /* of a shape's colour */
+static const float stripes_min = 10, stripes_max = 36; /* amplitude inside the shape */
+static const float back_max = 26;                      /* amplitude in the background */
+static const float edge_min = 8, edge_max = 52;        /* step from the background to the shape */
+static const float noise = 30;                         /* standard deviation */
+static const float lean = 10;                          /* of a shape's colour */
 
 /* A pattern of parallel stripes. */
 typedef struct stripes {
