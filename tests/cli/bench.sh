@@ -10,6 +10,6 @@ done
 has err "round 2 of 2: lsq-w4a4"
 expect 0 bench train --only fp32,lsq-w4a4-fast --steps 1 --batch 4 --pytorch off
 has out "lsq-w4a4-fast"
-expect 1 bench train --only pytorch-fp32 --pytorch /nowhere/python3 --steps 1
+expect 1 bench train --only pytorch-fp32 --pytorch /nowhere/python3 --pytorch-script "$root/bench/pytorch_lsq.py" --steps 1
 has err "/nowhere/python3"
 finish
