@@ -115,10 +115,11 @@ run-fuzz: $(B)/tests/fuzz/$(F).o $(LIB)
 	@BUILD=$(B) scripts/fuzz $(F) $(SECONDS)
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/bitwright
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/bitwright $(DESTDIR)$(PREFIX)/share/bitwright
 	install -m 755 $(PROG) $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 include/bitwright/*.h $(DESTDIR)$(PREFIX)/include/bitwright/
+	install -m 644 bench/pytorch_lsq.py $(DESTDIR)$(PREFIX)/share/bitwright/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|-fopenmp $(LDLIBS)|' bitwright.pc.in > $(B)/bitwright.pc
 	install -m 644 $(B)/bitwright.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 

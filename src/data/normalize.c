@@ -20,3 +20,12 @@ const bwi_normalize *bwi_normalize_find(const char *name)
         if (!strcmp(n->name, name)) return n;
     return NULL;
 }
+
+bw_status bwi_normalize_check(const char *name, bw_error *err)
+{
+    const char *names[sizeof rows / sizeof *rows];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) names[i] = rows[i].name;
+    if (bwi_normalize_find(name)) return BW_OK;
+    const char *near = bwi_nearest(name, names, sizeof rows / sizeof *rows);
+    return bwi_fail(err, BW_ARG, "unknown normalisation '%s': did you mean '%s'?", name, near ? near : names[0]);
+}

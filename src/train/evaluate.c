@@ -93,9 +93,9 @@ bw_status bw_eval(const char *path, const bw_eval_options *options, bw_eval_resu
     const char *source = options->data ? options->data : m.recipe->data.source,
                *normalize = options->normalize ? options->normalize : m.normalize;
     if (!*source) BWI_TRY(bwi_fail(err, BW_ARG, "%s does not say what data it was trained on: name a data set", path));
+    BWI_TRY(bwi_normalize_check(normalize, err));
     bwi_loader_options lo = {
         .split = options->train_split ? BWI_TRAIN : BWI_TEST, .batch = eo.batch, .normalize = bwi_normalize_find(normalize)};
-    if (!lo.normalize) BWI_TRY(bwi_fail(err, BW_ARG, "%s: there is no normalisation '%s'", path, normalize));
     BWI_TRY(bwi_open_data(&data, source, err));
     BWI_TRY(bwi_data_fits(data, m.graph, err));
     BWI_TRY(bwi_exec_create(&e, m.graph, &eo, NULL, err));

@@ -346,17 +346,6 @@ fail:
     return st;
 }
 
-static bw_status check_normalize(const char *name, bw_error *err)
-{
-    const char *names[16];
-    size_t n = 0;
-    const bwi_normalize *row;
-    if (bwi_normalize_find(name)) return BW_OK;
-    for (; n < sizeof names / sizeof *names && (row = bwi_normalize_at(n)); n++) names[n] = row->name;
-    const char *near = bwi_nearest(name, names, n);
-    return bwi_fail(err, BW_ARG, "unknown normalisation '%s': did you mean '%s'?", name, near ? near : names[0]);
-}
-
 /* The part of a recipe that describes the network; its names have been checked, so they need no quotes. */
 static char *make_recipe(const bwi_graph *g, const bwi_net_options *o, const char *normalize)
 {
@@ -395,7 +384,7 @@ bw_status bw_import(const char *in, const char *out, const bw_import_options *op
                          .classes = options->classes,
                          .input = {32, 32, 3}};
     if (!options->net) return bwi_fail(err, BW_ARG, "%s: import needs the name of the network that the weights belong to", in);
-    BWI_TRY(check_normalize(normalize, err));
+    BWI_TRY(bwi_normalize_check(normalize, err));
     BWI_TRY(bwi_tensors_read(&ts, in, NULL, err));
     if (!o.classes && (st = find_classes(&ts, options->net, &o, err)) != BW_OK) {
         st = bwi_fail_in(err, st, "%s", in);

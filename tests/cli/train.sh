@@ -78,7 +78,7 @@ silent err
 expect 0 eval runs/tiny/checkpoint.safetensors --precision fast --batch 500
 has out "top-1"
 expect 2 eval runs/tiny/model.safetensors --normalize imagnet
-has err "imagnet"
+has err "did you mean 'imagenet'"
 expect 0 info runs/tiny/model.safetensors
 has out "resnet20"
 expect 0 info runs/tiny/model.safetensors --json
