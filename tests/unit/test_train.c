@@ -155,7 +155,7 @@ static void test_killed(void **state)
 {
     (void)state;
     int killed = 0;
-    for (int kill_at = 3; kill_at < 40; kill_at += 2) { /* once at an ever later event, until the run gets through */
+    for (int kill_at = 3; kill_at < 40; kill_at++) { /* at an ever later event: on a fast machine there are only epochs behind the notes */
         const pid_t child = fork();
         assert_true(child >= 0);
         if (!child) {
