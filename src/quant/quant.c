@@ -142,16 +142,9 @@ static bw_status check_role(const bwi_quantizer *q, const bwi_gradient *g, bwi_r
 bw_status bwi_quant_make(bwi_quant *q, const char *quantizer, const char *gradient, bwi_role role, int bits, bool is_signed,
                          bw_error *err)
 {
-    static const char *const quantizer_names[] = {
-#define ROW(name) #name,
-#include "quant/quantizers.def"
-#undef ROW
-    };
-    static const char *const gradient_names[] = {
-#define ROW(name) #name,
-#include "quant/gradients.def"
-#undef ROW
-    };
+    const char *quantizer_names[COUNT(quantizers)], *gradient_names[COUNT(gradients)];
+    for (size_t i = 0; i < COUNT(quantizers); i++) quantizer_names[i] = quantizers[i]->name;
+    for (size_t i = 0; i < COUNT(gradients); i++) gradient_names[i] = gradients[i]->name;
     char name[NAME_SIZE];
     bw_status st;
     bwi_quant made = {.role = role, .bits = bits, .is_signed = role == BWI_ACTIVATION && is_signed};
@@ -168,6 +161,7 @@ bw_status bwi_quant_make(bwi_quant *q, const char *quantizer, const char *gradie
     BWI_TRY(parse_options(made.g->name, made.g->option, options, made.gopt, err));
 
     BWI_TRY(check_role(made.q, made.g, role, bits, made.is_signed, err));
+    if (made.g->delta >= 0) made.delta = made.gopt[made.g->delta];
     *q = made;
     return BW_OK;
 fail:
@@ -247,7 +241,9 @@ bw_status bwi_quant_prepare(bwi_quant *q, const void *x, bwi_dtype dtype, size_t
         memcpy(q->theta0, q->theta, sizeof q->theta0);
     }
     q->ready = true;
-    return q->q->prepare(q, each_time ? &stats : NULL, err);
+    bw_status st = q->q->prepare(q, each_time ? &stats : NULL, err);
+    q->k.delta = q->delta * q->k.unit;
+    return st;
 }
 
 static const char *at(const void *p, bwi_dtype type, size_t i)
@@ -265,26 +261,6 @@ void bwi_quant_codes(const bwi_quant *q, const void *x, bwi_dtype dtype, size_t 
     }
 }
 
-void bwi_quant_backward_block(const bwi_quant *q, int variant, const void *x, const void *gcode, double gscale, size_t n,
-                              void *gx, double *sums)
-{
-    const bwi_qloops *loops = q->q->loops[variant];
-    if (!q->g->pass[variant]) {
-        loops->backward(&q->k, x, gcode, gscale, NULL, n, gx, sums);
-        return;
-    }
-    /* u and c stay in the first-level cache beside x, gcode and gx. */
-    enum { SUB = BWI_QBLOCK / 8 };
-    const size_t size = variant == BWI_F64 ? sizeof(double) : sizeof(float);
-    double u[SUB], c[SUB], gu[BWI_QBLOCK];
-    for (size_t b = 0; b < n; b += SUB) {
-        size_t m = n - b < SUB ? n - b : SUB, at = b * size;
-        loops->latents(&q->k, (const char *)x + at, m, u, c);
-        q->g->pass[variant](&q->k, q->gopt, (const char *)gcode + at, gscale, u, c, m, (char *)gu + at);
-    }
-    loops->backward(&q->k, x, gcode, gscale, gu, n, gx, sums);
-}
-
 void bwi_quant_backward_end(bwi_quant *q, const double *sums, size_t n)
 {
     if (q->q->finish) q->q->finish(q, sums);
@@ -294,15 +270,15 @@ void bwi_quant_backward_end(bwi_quant *q, const double *sums, size_t n)
 
 void bwi_quant_backward(bwi_quant *q, const void *x, bwi_dtype dtype, const void *gcode, double gscale, size_t n, void *gx)
 {
-    const int variant = bwi_variant_for(dtype);
+    const bwi_qloops *loops = q->q->loops[bwi_variant_for(dtype)];
     double part[BWI_CHUNKS][BWI_QPARAMS + 1], sums[BWI_QPARAMS + 1] = {0};
     BWI_PARALLEL_CHUNKS(i)
     {
         double mine[BWI_QPARAMS + 1] = {0};
         size_t from = bwi_chunk(n, BWI_QBLOCK, (size_t)i), to = bwi_chunk(n, BWI_QBLOCK, (size_t)i + 1);
         for (size_t b = from; b < to; b += BWI_QBLOCK)
-            bwi_quant_backward_block(q, variant, at(x, dtype, b), at(gcode, dtype, b), gscale,
-                                     to - b < BWI_QBLOCK ? to - b : BWI_QBLOCK, (char *)gx + b * bwi_dtype_size(dtype), mine);
+            loops->backward(&q->k, at(x, dtype, b), at(gcode, dtype, b), gscale, to - b < BWI_QBLOCK ? to - b : BWI_QBLOCK,
+                            (char *)gx + b * bwi_dtype_size(dtype), mine);
         memcpy(part[i], mine, sizeof mine);
     }
     for (int i = 0; i < BWI_CHUNKS; i++)

@@ -4,7 +4,9 @@
  *   latent  u = A(x; theta, stats)   clipped to the grid [lo, hi]
  *   grid    c = D(u)                 an integer: round half to even, or a sign
  *   value   xq = scale * code        with code = mul * c + add, the integer that convolutions multiply and deployment packs
- * A gradient method says how a gradient passes D: given dL/dc, u and c it returns dL/du.
+ * A gradient method says how a gradient passes D. All of them scale it element by element,
+ *   dL/du = dL/dc * (1 + delta * sign(dL/dc) * (u - c) / (hi - lo))         (EWGS; delta = 0 is STE)
+ * and differ in where delta comes from; MetaQuant's methods also replace the step of the weights (meta.h).
  *
  * One file and one row each: quantizers/<name>.c + quantizers.def, gradients/<name>.c + gradients.def. A file holds scalar functions
  * of one element; quantizers/loops.h turns them into threaded, vectorized loops (see base/variant.h). */
@@ -37,6 +39,7 @@ typedef struct bwi_qk {
     double unit;     /* 1 / (hi - lo): (u - c) * unit is the residual on [0,1] that EWGS scales by */
     double mul, add; /* code = mul * c + add */
     double scale;    /* xq = scale * code */
+    double delta;    /* of the gradient method, times unit; bwi_quant_prepare sets it */
     double v[6];     /* the method's own */
     int mode;        /* BWI_QMODE_SIGN or 0, plus the method's own bits: loops are compiled once for each mode */
 } bwi_qk;
@@ -59,16 +62,14 @@ typedef struct bwi_chain {
 typedef struct bwi_qloops {
     /* codes (as real, uint8_t or int8_t by `type`: BWI_DT_F32/F64, U8, I8) of x */
     void (*codes)(const bwi_qk *k, const void *x, size_t n, bwi_dtype type, void *codes);
-    /* u and c of x, on the grid */
+    /* u and c of x, on the grid; for second derivatives */
     void (*latents)(const bwi_qk *k, const void *x, size_t n, void *u, void *c);
-    /* gx = dL/dx. gcode: dL/d(code), to be multiplied by gscale first. gu: dL/du from the gradient method, or NULL when
-     * it is STE (dL/du = dL/dc = mul * gscale * gcode). sums (may be NULL): sums[0..BWI_QPARAMS) += partial sums of the parameters' gradients,
-     * sums[BWI_QPARAMS] += number of clipped elements. gx may alias gcode. */
-    void (*backward)(const bwi_qk *k, const void *x, const void *gcode, double gscale, const void *gu, size_t n, void *gx,
-                     double *sums);
+    /* gx = dL/dx. gcode: dL/d(code), to be multiplied by gscale first. sums (may be NULL): sums[0..BWI_QPARAMS) += partial sums of the
+     * parameters' gradients, sums[BWI_QPARAMS] += number of clipped elements. gx may alias gcode. */
+    void (*backward)(const bwi_qk *k, const void *x, const void *gcode, double gscale, size_t n, void *gx, double *sums);
     /* codes of y */
     void (*chain_codes)(const bwi_qk *k, const bwi_chain *chain, size_t n, bwi_dtype type, void *codes);
-    /* As backward with STE, of y; gx = dL/d(a * x + b): chain->other added, 0 where y is at the floor. n <= BWI_QBLOCK. gx may alias other. */
+    /* As backward, of y; gx = dL/d(a * x + b): chain->other added, 0 where y is at the floor. n <= BWI_QBLOCK. gx may alias other. */
     void (*chain_backward)(const bwi_qk *k, const bwi_chain *chain, const void *gcode, double gscale, size_t n, void *gx,
                            double *sums);
 } bwi_qloops;
@@ -100,18 +101,11 @@ typedef struct bwi_quantizer {
     const bwi_qloops *loops[BWI_VARIANTS];
 } bwi_quantizer;
 
-/* gu[i] = dL/du from gc = mul * gscale * gcode, u and c; opt is bwi_quant.gopt. One function per variant. */
-typedef void bwi_pass_fn(const bwi_qk *k, const double *opt, const void *gcode, double gscale, const void *u, const void *c,
-                         size_t n, void *gu);
-#define BWI_PASS_DECLARE(name) extern bwi_pass_fn name##__f64, name##__f32, name##__avx2, name##__avx512
-
 typedef struct bwi_gradient {
     const char *name, *summary, *cite;
     bool weights, activations;
     bwi_option option[BWI_OPTIONS];
-    bwi_pass_fn *pass[BWI_VARIANTS]; /* all NULL: identity (STE) */
-    /* d(dL/du)/d(dL/dc) at a base point, double: what pass multiplies by, for the surrogate check; NULL: 1 */
-    double (*factor)(const bwi_qk *k, const double *opt, double gc, double u, double c);
+    int delta; /* index of the option that sets delta, or -1: delta is 0 until somebody sets it */
 } bwi_gradient;
 
 /* A quantized tensor: what was asked for, what was learned. */
@@ -124,7 +118,8 @@ typedef struct bwi_quant {
     double features; /* elements of the tensor: of the weight, or of one image's activation; LSQ's N */
     int batch;       /* images in a batch, for options that want it */
     double opt[BWI_OPTIONS], gopt[BWI_OPTIONS];
-    bool ready; /* theta is initialised */
+    double delta; /* of the gradient method: EWGS's strength, for this tensor */
+    bool ready;   /* theta is initialised */
     double theta[BWI_QPARAMS], theta0[BWI_QPARAMS] /* right after init */, dtheta[BWI_QPARAMS];
     bwi_qk k;
     double clipped, seen; /* since they were last cleared */
@@ -157,10 +152,6 @@ BW_MUST_USE bw_status bwi_quant_prepare(bwi_quant *q, const void *x, bwi_dtype d
 void bwi_quant_codes(const bwi_quant *q, const void *x, bwi_dtype dtype, size_t n, bwi_dtype type, void *codes);
 /* gx (may alias gcode) and q->dtheta via finish; also adds to q->clipped and q->seen. */
 void bwi_quant_backward(bwi_quant *q, const void *x, bwi_dtype dtype, const void *gcode, double gscale, size_t n, void *gx);
-/* One block (n <= BWI_QBLOCK) of backward inside somebody else's loop: runs the gradient method and the quantizer's backward. sums has
- * BWI_QPARAMS + 1 entries or is NULL. variant from bwi_variant_for. */
-void bwi_quant_backward_block(const bwi_quant *q, int variant, const void *x, const void *gcode, double gscale, size_t n,
-                              void *gx, double *sums);
-/* Adds what blocks have summed: finish, clipped, seen. n: elements in all. */
+/* Adds what blocks of loops->backward inside somebody else's loop have summed: finish, clipped, seen. n: elements in all. */
 void bwi_quant_backward_end(bwi_quant *q, const double *sums, size_t n);
 #endif

@@ -72,8 +72,7 @@ static int for_all(void (*run)(fixture *f))
                                  role == BWI_WEIGHT ? "weights" : "activations", b);
                         if (bwi_quant_make(&f.q, q->name, g->name, (bwi_role)role, b, sign, &err) != BW_OK)
                             fail_msg("%s", err.msg);
-                        for (int o = 0; o < BWI_OPTIONS && g->option[o].key; o++) /* strong enough to be seen */
-                            f.q.gopt[o] = f.q.gopt[o] < 0.3 && g->option[o].max >= 0.3 ? 0.3 : f.q.gopt[o];
+                        if (g->delta >= 0) f.q.delta = 0.3; /* strong enough to be seen */
                         f.q.features = 1500;
                         f.q.batch = 4;
                         fill(&f);
@@ -94,6 +93,12 @@ static int for_all(void (*run)(fixture *f))
 static double value(const fixture *f, double code)
 {
     return f->q.k.scale * code;
+}
+/* One block of backward in one variant. */
+static void block(const bwi_quant *q, int variant, const void *x, const void *gcode, double gscale, size_t n, void *gx,
+                  double *sums)
+{
+    q->q->loops[variant]->backward(&q->k, x, gcode, gscale, n, gx, sums);
 }
 static void backward(fixture *f, double *gx)
 {
@@ -132,7 +137,7 @@ static void check_surrogate(fixture *f)
     for (int i = 0; i < N; i++) {
         bool kink = false;
         double gc = q->k.mul * q->k.scale * f->w[i], d[BWI_QPARAMS] = {0};
-        double factor = q->g->factor ? q->g->factor(&q->k, q->gopt, gc, u[i], c[i]) : 1;
+        double factor = 1 + q->delta * ((gc > 0) - (gc < 0)) * (u[i] - c[i]) * q->k.unit;
         double base = q->q->surrogate(q, f->x[i], f->x[i], q->theta, factor);
         if (fabs(base - value(f, codes[i])) > 1e-12 * (1 + fabs(base)))
             fail_msg("%s: x %.17g: surrogate %.17g, forward %.17g", f->what, f->x[i], base, value(f, codes[i]));
@@ -257,7 +262,7 @@ static void check_not_finite(fixture *f)
             if (!((double)codes[i] >= low && (double)codes[i] <= high))
                 fail_msg("%s: code %g of %g", f->what, (double)codes[i], (double)x[i]);
         assert_true((double)codes[2] == high && (double)codes[3] == low && (double)codes[4] == high && (double)codes[5] == low);
-        bwi_quant_backward_block(&f->q, v, x, w, 1, M, gx, sums);
+        block(&f->q, v, x, w, 1, M, gx, sums);
         for (int i = 0; i < M; i++) assert_true(isfinite(gx[i]));
         for (int i = 0; i <= BWI_QPARAMS; i++) assert_true(isfinite(sums[i]));
     }
@@ -279,7 +284,7 @@ static void term_sizes(const fixture *f, double gscale, double size[BWI_QPARAMS]
     memset(size, 0, BWI_QPARAMS * sizeof *size);
     for (int i = 0; i < N; i++) {
         double g, sums[BWI_QPARAMS + 1] = {0};
-        bwi_quant_backward_block(&one, BWI_F64, f->x + i, f->w + i, gscale, 1, &g, sums);
+        block(&one, BWI_F64, f->x + i, f->w + i, gscale, 1, &g, sums);
         bwi_quant_backward_end(&one, sums, 1);
         for (int p = 0; p < BWI_QPARAMS; p++) size[p] += fabs(one.dtheta[p]);
     }
@@ -307,8 +312,7 @@ static void check_float(fixture *f)
         double sums[BWI_QPARAMS + 1] = {0};
         memcpy(gxf, f->wf, sizeof gxf);
         for (size_t b = 0; b < N; b += BWI_QBLOCK)
-            bwi_quant_backward_block(&f->q, v, f->xf + b, gxf + b, f->q.k.scale, N - b < BWI_QBLOCK ? N - b : BWI_QBLOCK,
-                                     gxf + b, sums);
+            block(&f->q, v, f->xf + b, gxf + b, f->q.k.scale, N - b < BWI_QBLOCK ? N - b : BWI_QBLOCK, gxf + b, sums);
         bwi_quant_backward_end(&f->q, sums, N);
         for (int i = 0; i < N; i++)
             if (!(fabs((double)gxf[i] - gx[i]) <= 2e-4 * fabs(gx[i]) + 1e-7))
@@ -338,15 +342,14 @@ static void check_threads(fixture *f)
     bwi_threads_set(1);
     memset(again, 0, sizeof again);
     for (size_t b = 0; b < N; b += 500)
-        bwi_quant_backward_block(&blocks, bwi_variant_for(BWI_DT_F32), f->xf + b, f->wf + b, 0.5, N - b < 500 ? N - b : 500,
-                                 again + b, sums);
+        block(&blocks, bwi_variant_for(BWI_DT_F32), f->xf + b, f->wf + b, 0.5, N - b < 500 ? N - b : 500, again + b, sums);
     bwi_quant_backward_end(&blocks, sums, N);
     if (memcmp(gx, again, sizeof gx) || q.clipped != blocks.clipped) fail_msg("%s: blocks differ from the whole", f->what);
     term_sizes(f, 0.5, size);
     for (int p = 0; p < bwi_quant_n_params(&q); p++)
         if (!(fabs(q.dtheta[p] - blocks.dtheta[p]) <= 1e-6 * size[p]))
             fail_msg("%s: dL/d%s %.9g, of blocks %.9g", f->what, q.q->param[p], q.dtheta[p], blocks.dtheta[p]);
-    bwi_quant_backward_block(&blocks, BWI_F32, f->xf, f->wf, 0.5, 500, again, NULL); /* sums are optional */
+    block(&blocks, BWI_F32, f->xf, f->wf, 0.5, 500, again, NULL); /* sums are optional */
     assert_memory_equal(gx, again, 500 * sizeof *gx);
 }
 
@@ -362,9 +365,17 @@ static void check_ewgs_zero(fixture *f)
 {
     static double a[N], b[N];
     if (strcmp(f->q.g->name, "ewgs")) return;
-    bwi_quant ste = f->q, ewgs = f->q;
-    ste.g = bwi_gradient_find("ste");
-    ewgs.gopt[0] = 0;
+    bwi_quant ste = f->q, ewgs = f->q, strong = f->q;
+    bw_error err;
+    if (bwi_quant_make(&ste, f->q.q->name, "ste", f->q.role, f->q.bits, f->q.is_signed, &err) != BW_OK) fail_msg("%s", err.msg);
+    memcpy(ste.theta, f->q.theta, sizeof ste.theta);
+    ste.ready = true;
+    ste.features = f->q.features;
+    ewgs.delta = 0;
+    strong.delta = 0.5;
+    bwi_quant *all[] = {&ste, &ewgs, &strong};
+    for (int i = 0; i < 3; i++)
+        if (bwi_quant_prepare(all[i], f->x, BWI_DT_F64, N, &err) != BW_OK) fail_msg("%s", err.msg);
     for (int i = 0; i < N; i += 7) f->w[i] = f->wf[i] = i % 2 ? 0.0f : -0.0f;
     for (int v = 0; v < BWI_VARIANTS; v++) {
         if (!can_run(v)) continue;
@@ -372,14 +383,12 @@ static void check_ewgs_zero(fixture *f)
         double s[BWI_QPARAMS + 1] = {0}, t[BWI_QPARAMS + 1] = {0};
         memset(a, 0, sizeof a);
         memset(b, 0, sizeof b);
-        bwi_quant_backward_block(&ste, v, x, w, 0.3, 2001, a, s);
-        bwi_quant_backward_block(&ewgs, v, x, w, 0.3, 2001, b, t);
+        block(&ste, v, x, w, 0.3, 2001, a, s);
+        block(&ewgs, v, x, w, 0.3, 2001, b, t);
         if (memcmp(a, b, sizeof a) || memcmp(s, t, sizeof s))
             fail_msg("%s: variant %d: EWGS with delta 0 is not STE", f->what, v);
-        ewgs.gopt[0] = 0.5;
-        bwi_quant_backward_block(&ewgs, v, x, w, 0.3, 2001, b, t);
+        block(&strong, v, x, w, 0.3, 2001, b, t);
         assert_true(memcmp(a, b, sizeof a) != 0);
-        ewgs.gopt[0] = 0;
     }
 }
 
@@ -715,7 +724,7 @@ static void test_rows(void **state)
     for (size_t i = 0; (g = bwi_gradient_at(i)); i++) {
         assert_ptr_equal(bwi_gradient_find(g->name), g);
         assert_true(g->summary && g->cite && (g->weights || g->activations));
-        for (int v = 0; v < BWI_VARIANTS; v++) assert_true(!g->pass[v] == !g->pass[0] && !g->pass[v] == !g->factor);
+        assert_true(g->delta < BWI_OPTIONS && (g->delta < 0 || g->option[g->delta].key));
     }
     assert_null(bwi_quantizer_find("no such"));
     assert_null(bwi_gradient_find("no such"));

@@ -328,7 +328,7 @@ static void gather(const bwi_call *k, const bn_save *v, const bn_chunk *p, size_
                    real *g)
 {
     const real *y = p->y;
-    if (k->n_q == 1 && !k->aq[0]->g->pass[k->variant]) { /* one quantizer with STE: one loop for everything */
+    if (k->n_q == 1) { /* one loop for everything */
         for (size_t b = 0; b < n; b += BWI_QBLOCK) {
             size_t m = n - b < BWI_QBLOCK ? n - b : BWI_QBLOCK;
             bwi_chain chain = chain_at(k, c, at + b);
@@ -345,9 +345,9 @@ static void gather(const bwi_call *k, const bn_save *v, const bn_chunk *p, size_
     for (int q = 0; q < k->n_q; q++) {
         real *to = q ? p->g : p->h;
         for (size_t b = 0; b < n; b += BWI_QBLOCK)
-            bwi_quant_backward_block(k->aq[q], k->variant, y + b, (const real *)k->q[q].grad + at + b, k->q[q].gscale,
-                                     n - b < BWI_QBLOCK ? n - b : BWI_QBLOCK, to + b,
-                                     q_sums ? q_sums + q * (BWI_QPARAMS + 1) : NULL);
+            k->aq[q]->q->loops[k->variant]->backward(&k->aq[q]->k, y + b, (const real *)k->q[q].grad + at + b, k->q[q].gscale,
+                                                     n - b < BWI_QBLOCK ? n - b : BWI_QBLOCK, to + b,
+                                                     q_sums ? q_sums + q * (BWI_QPARAMS + 1) : NULL);
         if (q)
             for (size_t j = 0; j < n; j++) p->h[j] += to[j];
     }

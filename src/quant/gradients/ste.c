@@ -1,5 +1,4 @@
-/* The straight-through estimator: dL/du = dL/dc. Bengio, Leonard, Courville, Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
- * It needs no pass: quantizers compute it in the same sweep as everything else. */
+/* The straight-through estimator: dL/du = dL/dc. Bengio, Leonard, Courville, Estimating or Propagating Gradients Through Stochastic Neurons, 2013. */
 #include "quant/quant.h"
 
 #if BWI_MAIN
@@ -9,5 +8,6 @@ const bwi_gradient bwi_gradient_ste = {
     .cite = "Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation, 2013",
     .weights = true,
     .activations = true,
+    .delta = -1,
 };
 #endif

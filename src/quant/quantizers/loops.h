@@ -14,7 +14,7 @@
 
 /* bwi_qk as `real`. */
 typedef struct qc {
-    real lo, hi, v[6];
+    real lo, hi, delta, v[6];
 } qc;
 /* Terms of one element in the parameters' sums. */
 typedef struct qsums {
@@ -37,7 +37,7 @@ BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu);
 
 BWI_LOOP qc consts(const bwi_qk *k)
 {
-    qc q = {(real)k->lo, (real)k->hi, {0}};
+    qc q = {(real)k->lo, (real)k->hi, (real)k->delta, {0}};
     for (int i = 0; i < 6; i++) q.v[i] = (real)k->v[i];
     return q;
 }
@@ -57,6 +57,14 @@ BWI_LOOP real q_grid(int mode, real raw, real u)
 #else
     return mode & BWI_QMODE_SIGN ? copysignf(1.0f, raw + 0.0f) : bwi_round(u);
 #endif
+}
+
+/* dL/du: how the gradient passes D. One form for all methods, so that one that changes nothing gives the very bits of STE. Where gc is 0
+ * its sign does not matter. */
+BWI_LOOP real q_pass(qc k, real gc, real u, real c)
+{
+    real d = k.delta * (u - c);
+    return gc * (1 + (gc < 0 ? -d : d));
 }
 
 /* y of a chain, from x itself when there is no affine map. A NaN stays one. */
@@ -101,10 +109,9 @@ BWI_LOOP void latents_as(const int mode, const bwi_qk *k, const real *restrict x
     }
 }
 
-/* One pass for everything: gx and the sums. For STE gu is gcode and gu_scale is what turns both into dL/dc. One loop serves every gradient
- * method, so that a method that changes nothing gives the very bits of STE, in whatever order a compiler adds. */
-BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const real *gcode, real gcode_scale, const real *gu,
-                          real gu_scale, size_t n, real *gx, double *sums)
+/* One pass for everything: gx and the sums. gscale: what turns gcode into dL/dc. */
+BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const real *gcode, real gscale, size_t n, real *gx,
+                          double *sums)
 {
     const qc q = consts(k);
     for (size_t at = 0; at < n; at += BWI_QBLOCK) {
@@ -113,9 +120,7 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
 #pragma omp simd reduction(+ : s0, s1, s2, clipped)
         for (size_t i = at; i < end; i++) {
             real raw = q_raw(mode, q, x[i]), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, raw, u);
-            real gc = gcode_scale * gcode[i], g = gu_scale * gu[i];
-            int inside = q_inside(mode, q, raw);
-            g = inside ? g : 0;
+            real gc = gscale * gcode[i], g = q_inside(mode, q, raw) ? q_pass(q, gc, u, c) : 0;
             gx[i] = g * q_slope(mode, q, u);
             qsums t = q_terms(mode, q, u, c, gc, g);
             s0 += t.s0;
@@ -127,7 +132,7 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
     }
 }
 
-/* backward with STE in one loop with what stands between the quantizer and memory (bwi_chain). */
+/* backward in one loop with what stands between the quantizer and memory (bwi_chain). */
 BWI_LOOP void chain_backward_as(const int mode, const bool affine, const bool summed, const bwi_qk *k, const bwi_chain *chain,
                                 const real *gcode, real gcode_scale, size_t n, real *gx, double *sums)
 {
@@ -141,7 +146,7 @@ BWI_LOOP void chain_backward_as(const int mode, const bool affine, const bool su
         real y = chain_y(affine, x, a, b, i);
         if (affine) y = y < floor ? floor : y;
         real raw = q_raw(mode, q, y), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, raw, u), gc = gcode_scale * gcode[i];
-        real g = q_inside(mode, q, raw) ? gc : 0, v = g * q_slope(mode, q, u) + other[i];
+        real g = q_inside(mode, q, raw) ? q_pass(q, gc, u, c) : 0, v = g * q_slope(mode, q, u) + other[i];
         gx[i] = y > floor ? v : 0;
         if (!summed) continue; /* decided at compile time */
         qsums t = q_terms(mode, q, u, c, gc, g);
@@ -187,11 +192,10 @@ static void loop_latents(const bwi_qk *k, const void *x, size_t n, void *u, void
 #undef CALL
 }
 
-static void loop_backward(const bwi_qk *k, const void *x, const void *gcode, double gscale, const void *gu, size_t n, void *gx,
-                          double *sums)
+static void loop_backward(const bwi_qk *k, const void *x, const void *gcode, double gscale, size_t n, void *gx, double *sums)
 {
     const real gs = (real)(k->mul * gscale);
-#define CALL(mode) backward_as(mode, k, x, gcode, gs, gu ? gu : gcode, gu ? 1 : gs, n, gx, sums)
+#define CALL(mode) backward_as(mode, k, x, gcode, gs, n, gx, sums)
     MODES(CALL);
 #undef CALL
 }
