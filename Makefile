@@ -30,7 +30,7 @@ LDFLAGS := -fopenmp $(if $(SAN),-fsanitize=$(SAN)) -Wl,--as-needed
 LDLIBS  := -ldnnl -ljansson -lcyaml -lyaml -lzip -lm
 
 # Element loops are compiled once for each of their variants (src/base/variant.h), everything else once.
-VARIANT_SRC := $(wildcard src/nn/ops/*.c src/quant/quantizers/*.c src/quant/gradients/*.c \
+VARIANT_SRC := $(wildcard src/nn/ops/*.c src/quant/quantizers/*.c src/quant/gradients/*.c src/quant/metanet.c \
                src/nn/softmax_ce.c src/compute/reference.c)
 PLAIN_SRC   := $(filter-out $(VARIANT_SRC),$(shell find src -name '*.c' | LC_ALL=C sort))
 VARIANTS    := 0 1 $(if $(filter x86_64,$(ARCH)),2 3)

@@ -6,7 +6,7 @@
  *   value   xq = scale * code        with code = mul * c + add, the integer that convolutions multiply and deployment packs
  * A gradient method says how a gradient passes D. All of them scale it element by element,
  *   dL/du = dL/dc * (1 + delta * sign(dL/dc) * (u - c) / (hi - lo))         (EWGS; delta = 0 is STE)
- * and differ in where delta comes from; MetaQuant's methods also replace the step of the weights (meta.h).
+ * and differ in where delta comes from; MetaQuant's methods also replace the step of the weights (metanet.h).
  *
  * One file and one row each: quantizers/<name>.c + quantizers.def, gradients/<name>.c + gradients.def. A file holds scalar functions
  * of one element; quantizers/loops.h turns them into threaded, vectorized loops (see base/variant.h). */
@@ -16,7 +16,7 @@
 #include "base/variant.h"
 
 #define BWI_QPARAMS 3 /* most learned parameters of a quantizer */
-#define BWI_OPTIONS 4 /* most options of a method */
+#define BWI_OPTIONS 8 /* most options of a method */
 
 typedef enum bwi_role { BWI_WEIGHT, BWI_ACTIVATION } bwi_role;
 
@@ -41,6 +41,7 @@ typedef struct bwi_qk {
     double scale;    /* xq = scale * code */
     double delta;    /* of the gradient method, times unit; bwi_quant_prepare sets it */
     double v[6];     /* the method's own */
+    bool direct;     /* weights: MetaQuant's networks see x itself, and its calibration is 1 (BWN) */
     int mode;        /* BWI_QMODE_SIGN or 0, plus the method's own bits: loops are compiled once for each mode */
 } bwi_qk;
 #define BWI_QMODE_SIGN 1 /* D is a sign with sign(0) = +1 on the grid {-1, +1}, not a round: 1-bit weights */
@@ -64,6 +65,9 @@ typedef struct bwi_qloops {
     void (*codes)(const bwi_qk *k, const void *x, size_t n, bwi_dtype type, void *codes);
     /* u and c of x, on the grid; for second derivatives */
     void (*latents)(const bwi_qk *k, const void *x, size_t n, void *u, void *c);
+    /* MetaQuant, methods 1.2: wt = A(x) as its networks see it, on [0, 1] or x itself, and cal = dxq/dx with the rounding passed as
+     * the identity, or 1. Either may be NULL. */
+    void (*calibrate)(const bwi_qk *k, const void *x, size_t n, void *wt, void *cal);
     /* gx = dL/dx. gcode: dL/d(code), to be multiplied by gscale first. sums (may be NULL): sums[0..BWI_QPARAMS) += partial sums of the
      * parameters' gradients, sums[BWI_QPARAMS] += number of clipped elements. gx may alias gcode. */
     void (*backward)(const bwi_qk *k, const void *x, const void *gcode, double gscale, size_t n, void *gx, double *sums);
@@ -101,11 +105,13 @@ typedef struct bwi_quantizer {
     const bwi_qloops *loops[BWI_VARIANTS];
 } bwi_quantizer;
 
+struct bwi_metanet;
 typedef struct bwi_gradient {
     const char *name, *summary, *cite;
     bool weights, activations;
     bwi_option option[BWI_OPTIONS];
-    int delta; /* index of the option that sets delta, or -1: delta is 0 until somebody sets it */
+    int delta;                      /* index of the option that sets delta, or -1: delta is 0 until somebody sets it */
+    const struct bwi_metanet *meta; /* the network that learns the gradient, or NULL */
 } bwi_gradient;
 
 /* A quantized tensor: what was asked for, what was learned. */
@@ -122,6 +128,7 @@ typedef struct bwi_quant {
     bool ready;   /* theta is initialised */
     double theta[BWI_QPARAMS], theta0[BWI_QPARAMS] /* right after init */, dtheta[BWI_QPARAMS];
     bwi_qk k;
+    void *gxq;            /* weights: where backward also leaves dL/dxq, [numel] real; NULL: nobody asks */
     double clipped, seen; /* since they were last cleared */
     int64_t constrained;  /* times constrain had to act */
 } bwi_quant;

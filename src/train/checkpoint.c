@@ -1,5 +1,6 @@
 /* Checkpoints: a model file with what training needs beside it.
  *   optim.PARAMETER.STATE  the optimizer's arrays, as they lie in memory (convolutions OHWI)
+ *   meta.*                 MetaQuant: phi, its Adam, and what it keeps of every weight tensor
  *   quant.LAYER.ROLE       F64: ready, clipped, seen, constrained, then theta0, the values right after initialisation
  *   train.* metadata       bwi_progress, doubles with all their digits
  * Nothing in them depends on time, so that a resumed run ends in the same bytes as one that was never stopped. */
@@ -117,24 +118,51 @@ static bw_status add_optimizer(bwi_tensors *ts, const bwi_run *run, bw_error *er
     return BW_OK;
 }
 
+/* A tensor of the file into an array; name is freed. */
+static bw_status get_array(const bwi_tensors *ts, char *name, bwi_dtype dtype, size_t n, void *data, bw_error *err)
+{
+    if (!name) return bwi_fail(err, BW_NOMEM, "no memory for a checkpoint");
+    const bwi_tensor *t = bwi_tensors_find(ts, name);
+    bw_status st = BW_OK;
+    if (!t || t->dtype != dtype || bwi_tensor_numel(t) != n)
+        st = bwi_fail(err, BW_FORMAT, "%s: expected %zu values of %s, found %s", name, n, bwi_dtype_name(dtype),
+                      t ? "a tensor of another shape or type" : "nothing");
+    else
+        memcpy(data, t->data, n * bwi_dtype_size(dtype));
+    bwi_free(name);
+    return st;
+}
+
 static bw_status get_optimizer(const bwi_tensors *ts, bwi_run *run, bw_error *err)
 {
     const bwi_params *p = &run->params;
+    bw_status st = BW_OK;
     for (int i = 0; i < p->n; i++)
-        for (int k = 0; k < p->optimizer->n_states; k++) {
-            const bwi_slot *s = &p->slot[i];
-            char *name = state_name(p, i, k);
-            if (!name) return bwi_fail(err, BW_NOMEM, "no memory for a checkpoint");
-            const bwi_tensor *t = bwi_tensors_find(ts, name);
-            const bool fits = t && t->dtype == s->dtype && bwi_tensor_numel(t) == s->n;
-            const bw_status st = fits ? BW_OK
-                                      : bwi_fail(err, BW_FORMAT, "%s: expected %zu values of %s, found %s", name, s->n,
-                                                 bwi_dtype_name(s->dtype), t ? "a tensor of another shape or type" : "nothing");
-            bwi_free(name);
-            if (st) return st;
-            memcpy(s->state[k], t->data, s->n * bwi_dtype_size(s->dtype));
-        }
-    return BW_OK;
+        for (int k = 0; k < p->optimizer->n_states && !st; k++)
+            st = get_array(ts, state_name(p, i, k), p->slot[i].dtype, p->slot[i].n, p->slot[i].state[k], err);
+    return st;
+}
+
+/* ---- MetaQuant ----------------------------------------------------------------------------------------------------------- */
+
+static bw_status add_meta(bwi_tensors *ts, const bwi_run *run, bw_error *err)
+{
+    bwi_meta_array a;
+    bw_status st = BW_OK;
+    for (int i = 0; run->meta && !st && bwi_meta_state(run->meta, i, &a); i++) {
+        const int64_t dim[] = {(int64_t)a.n};
+        st = bwi_tensors_add(ts, a.name, a.dtype, 1, dim, a.data, err);
+    }
+    return st;
+}
+
+static bw_status get_meta(const bwi_tensors *ts, bwi_run *run, bw_error *err)
+{
+    bwi_meta_array a;
+    bw_status st = BW_OK;
+    for (int i = 0; run->meta && !st && bwi_meta_state(run->meta, i, &a); i++)
+        st = get_array(ts, bwi_strdup(a.name), a.dtype, a.n, a.data, err);
+    return st;
 }
 
 /* ---- Quantizers ---------------------------------------------------------------------------------------------------------- */
@@ -232,6 +260,7 @@ bw_status bwi_checkpoint_save(bwi_run *run, bw_error *err)
     bw_status st;
     BWI_TRY(add_network(&ts, run, BWI_KIND_CHECKPOINT, err));
     BWI_TRY(add_optimizer(&ts, run, err));
+    BWI_TRY(add_meta(&ts, run, err));
     BWI_TRY(add_quantizers(&ts, run, err));
     BWI_TRY(add_progress(&ts, run, err));
     BWI_TRY(write_file(run->checkpoint, &ts, err));
@@ -257,6 +286,7 @@ bw_status bwi_checkpoint_load(bwi_run *run, bw_error *err)
     if (!st) st = bwi_import_params(run->graph, &ts, &report, &missing, &extra, err);
     if (!st && missing) st = bwi_fail(err, BW_FORMAT, "%d parameters are missing", missing);
     if (!st) st = get_optimizer(&ts, run, err);
+    if (!st) st = get_meta(&ts, run, err);
     if (!st) st = get_quantizers(&ts, run, err);
     if (!st) st = get_progress(&ts, run, err);
     if (st) {

@@ -59,7 +59,8 @@ bw_status bwi_params_create(bwi_params *p, bwi_graph *graph, const bw_recipe *r,
     set_groups(p, r);
     p->slot = bwi_calloc((size_t)graph->n_params, sizeof *p->slot);
     p->param = bwi_calloc((size_t)graph->n_params, sizeof *p->param);
-    if (!p->slot || !p->param) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the optimizer"));
+    p->deferred = bwi_calloc((size_t)graph->n_params, sizeof *p->deferred);
+    if (!p->slot || !p->param || !p->deferred) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the optimizer"));
     for (int i = 0; i < graph->n_params; i++) {
         const bwi_param *param = &graph->param[i];
         const int group = group_of(param->role);
@@ -88,6 +89,7 @@ void bwi_params_destroy(bwi_params *p)
         for (int k = 0; k < BWI_OPTIM_STATES; k++) bwi_free(p->slot[i].state[k]);
     bwi_free(p->slot);
     bwi_free(p->param);
+    bwi_free(p->deferred);
     *p = (bwi_params){0};
 }
 
@@ -96,14 +98,19 @@ double bwi_params_lr(const bwi_params *p, int group, int64_t epoch, int64_t step
     return p->group[group].lr * bwi_schedule_factor(p->schedule, &p->position, epoch, step);
 }
 
+void bwi_params_step_slot(bwi_params *p, int slot, int64_t epoch, int64_t step)
+{
+    const int group = p->slot[slot].group;
+    const int64_t t = epoch * p->position.steps + step + 1 - p->idle;
+    if (t > 0) p->optimizer->step(&p->slot[slot], &p->group[group], bwi_params_lr(p, group, epoch, step), t);
+}
+
 void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step)
 {
-    const int64_t t = epoch * p->position.steps + step + 1;
-    double lr[BWI_GROUPS];
     bwi_quant *q;
     const bwi_node *layer;
-    for (int i = 0; i < BWI_GROUPS; i++) lr[i] = bwi_params_lr(p, i, epoch, step);
-    for (int i = 0; i < p->n; i++) p->optimizer->step(&p->slot[i], &p->group[p->slot[i].group], lr[p->slot[i].group], t);
+    for (int i = 0; i < p->n; i++)
+        if (!p->deferred[i]) bwi_params_step_slot(p, i, epoch, step);
     for (int i = 0; bwi_graph_quant(p->graph, i, &q, &layer); i++)
         if (q->q->constrain && q->q->constrain(q)) q->constrained++;
     p->graph->version++;

@@ -14,6 +14,8 @@ typedef struct bwi_params {
     bwi_group group[BWI_GROUPS];
     bwi_slot *slot; /* [n], in the graph's order */
     int *param;     /* [n], index into the graph's parameters */
+    bool *deferred; /* [n], left out of bwi_params_step: somebody else steps it */
+    int64_t idle;   /* steps at the start that update nothing */
     int n;
     bwi_graph *graph; /* borrowed */
 } bwi_params;
@@ -23,8 +25,10 @@ BW_MUST_USE bw_status bwi_params_create(bwi_params *p, bwi_graph *graph, const b
 void bwi_params_destroy(bwi_params *p); /* accepts a zeroed struct */
 /* Learning rate of a group at a position counted from 0. */
 double bwi_params_lr(const bwi_params *p, int group, int64_t epoch, int64_t step);
-/* One optimizer step on every slot from the gradients in place, then every quantizer back into its domain. */
+/* One optimizer step on every slot that is not deferred from the gradients in place, then every quantizer back into its domain. */
 void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step);
+/* On one slot. */
+void bwi_params_step_slot(bwi_params *p, int slot, int64_t epoch, int64_t step);
 /* Name of the first parameter, in the graph's order, that holds a value (or, with grads, a gradient) that is not finite, or so large that
  * the next batch norm, which squares, would make it so; NULL: none. *what becomes "value" or "gradient". */
 const char *bwi_params_out_of_range(const bwi_params *p, bool grads, const char **what);

@@ -2,6 +2,7 @@
 #ifndef BWI_RUN_H
 #define BWI_RUN_H
 #include "data/data.h"
+#include "train/meta.h"
 #include "train/params.h"
 
 /* Where a run stands. Together with parameters, optimizer state and quantizers this is all that decides what comes next, so it is what a
@@ -30,6 +31,7 @@ typedef struct bwi_run {
     bwi_graph *graph;
     bwi_exec *exec, *test_exec;
     bwi_params params;
+    bwi_meta *meta;         /* NULL: gradients are not learned */
     int64_t steps;          /* per epoch */
     bwi_progress at, saved; /* saved: what the checkpoint on disk holds */
     bwi_meter meter;

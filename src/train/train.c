@@ -143,6 +143,7 @@ static bw_status build_network(bwi_run *run, char **precision_note, bw_error *er
     o.train = false;
     BWI_TRY(bwi_exec_create(&run->test_exec, run->graph, &o, NULL, err));
     BWI_TRY(bwi_params_create(&run->params, run->graph, r, run->steps, err));
+    BWI_TRY(bwi_meta_create(&run->meta, &run->params, (uint64_t)r->train.seed, err));
     return BW_OK;
 fail:
     return st;
@@ -242,10 +243,12 @@ static bw_status train_step(bwi_run *run, const bwi_batch *batch, bw_error *err)
     int top1, top5;
     bw_status st;
     memcpy(bwi_exec_input(run->exec), batch->x, (size_t)batch->n * bwi_shape_size(run->data->shape) * sizeof(float));
+    if (run->meta) BWI_TRY(bwi_meta_before(run->meta, at->epoch, at->step, err));
     BWI_TRY(bwi_exec_forward(run->exec, batch->n, true, NULL, err));
     BWI_TRY(bwi_exec_loss(run->exec, batch->labels, &loss, &top1, &top5, err));
     if (!isfinite(loss)) return bwi_fail(err, BW_NUMERIC, "the loss is not finite");
     BWI_TRY(bwi_exec_backward(run->exec, err));
+    if (run->meta) bwi_meta_after(run->meta, at->epoch, at->step);
     bwi_params_step(&run->params, at->epoch, at->step);
     at->loss_sum += loss * batch->n;
     at->top1 += top1;
@@ -375,6 +378,7 @@ static bw_status diverged(const bwi_run *run, bw_error *err)
 
 static void close_run(bwi_run *run)
 {
+    bwi_meta_destroy(&run->meta);
     bwi_params_destroy(&run->params);
     bwi_exec_destroy(&run->exec);
     bwi_exec_destroy(&run->test_exec);

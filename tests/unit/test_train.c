@@ -217,6 +217,45 @@ static void test_resume(void **state)
     assert_true(result.best_top1 == whole.best_top1);
 }
 
+/* Learned gradients: their networks, what they keep of the weights and of the iteration before are in the checkpoint, not in the model. */
+static void test_resume_learned(void **state)
+{
+    (void)state;
+    static const char *const method[] = {"fcgrad:stale_lookahead=1", "multifc:eq8=1", "lstmfc"};
+    for (size_t i = 0; i < sizeof method / sizeof *method; i++) {
+        char gradient[60], whole[40], steps[40];
+        const char *const set[] = {gradient,
+                                   "quant.weight=bwn",
+                                   "quant.weight_bits=1",
+                                   "quant.activation=none",
+                                   "quant.layers=[{match: '*', weight_bits: -1}, {match: layer1.0.conv*, weight_bits: 1}]",
+                                   "optim.name=adam",
+                                   "train.epochs=1"};
+        const size_t n = sizeof set / sizeof *set;
+        bw_train_result result;
+        bwi_model m;
+        bw_error err;
+        snprintf(gradient, sizeof gradient, "quant.weight_gradient=%s", method[i]);
+        snprintf(whole, sizeof whole, "learned-%zu", i);
+        snprintf(steps, sizeof steps, "learned-steps-%zu", i);
+        const bw_train_options o = {.out_dir = in_root(whole)},
+                               one = {.out_dir = in_root(steps), .resume = true, .stop_after_steps = 1};
+        train_good(set, n, &o, &result);
+        for (int step = 1; step <= STEPS; step++) assert_int_equal(train_with(set, n, &one, &result, &err), BW_INTERRUPTED);
+        train_good(set, n, &one, &result);
+        assert_same_file(in_root(whole), in_root(steps), "checkpoint.safetensors");
+        assert_same_file(in_root(whole), in_root(steps), "model.safetensors");
+        for (int k = 0; k < 2; k++) {
+            char path[450];
+            snprintf(path, sizeof path, "%s/%s.safetensors", in_root(whole), k ? "checkpoint" : "model");
+            if (bwi_model_open(&m, path, &err)) fail_msg("%s", err.msg);
+            assert_int_equal(bwi_tensors_find(&m.file, "meta.phi") != NULL, k);
+            assert_int_equal(bwi_tensors_find(&m.file, "meta.layer1.0.conv1.weight.gradient") != NULL, k);
+            bwi_model_close(&m);
+        }
+    }
+}
+
 /* A line that was torn, and one behind the checkpoint's epoch. */
 static void test_torn_log(void **state)
 {
@@ -549,15 +588,12 @@ static void test_list(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_killed),        cmocka_unit_test(test_uninterrupted),
-        cmocka_unit_test(test_resume),        cmocka_unit_test(test_torn_log),
-        cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_recipe_mismatch),
-        cmocka_unit_test(test_folder_in_use), cmocka_unit_test(test_damaged_checkpoint),
-        cmocka_unit_test(test_unwritable),    cmocka_unit_test(test_diverged),
-        cmocka_unit_test(test_learns),        cmocka_unit_test(test_model_file),
-        cmocka_unit_test(test_init),          cmocka_unit_test(test_never_initialised),
-        cmocka_unit_test(test_eval_errors),   cmocka_unit_test(test_bench),
-        cmocka_unit_test(test_list),
+        cmocka_unit_test(test_killed),          cmocka_unit_test(test_uninterrupted), cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_resume_learned),  cmocka_unit_test(test_torn_log),      cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_recipe_mismatch), cmocka_unit_test(test_folder_in_use), cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_unwritable),      cmocka_unit_test(test_diverged),      cmocka_unit_test(test_learns),
+        cmocka_unit_test(test_model_file),      cmocka_unit_test(test_init),          cmocka_unit_test(test_never_initialised),
+        cmocka_unit_test(test_eval_errors),     cmocka_unit_test(test_bench),         cmocka_unit_test(test_list),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -136,6 +136,14 @@ static bw_status conv_backward_passes(bwi_call *c, real *gsrc, bw_error *err)
     return BW_OK;
 }
 
+/* dL/d(quantized weight) of what the compute table left: value = scale * code, and the quantizer's scale is part of S. */
+static void conv_weight_value_gradient(const bwi_call *c, const real *restrict g, size_t n, real *restrict out)
+{
+    const real scale = (real)c->in[0].scale;
+#pragma omp simd
+    for (size_t k = 0; k < n; k++) out[k] = scale * g[k];
+}
+
 static bw_status conv_backward(bwi_call *c, bw_error *err)
 {
     const bwi_param *w = &c->graph->param[c->node->param[0]];
@@ -157,6 +165,7 @@ static bw_status conv_backward(bwi_call *c, bw_error *err)
     double done = bwi_now();
     c->times->backward += done - start - (c->times->norm - norm); /* what stands behind counts for itself */
     if (wq) {
+        if (wq->gxq) conv_weight_value_gradient(c, w->grad, w->numel, wq->gxq);
         bwi_quant_backward(wq, w->data, w->dtype, w->grad, scale, w->numel, w->grad);
     } else if (scale != 1) {
         real *g = w->grad;

@@ -39,7 +39,7 @@ static bw_status prepare(bwi_quant *q, const bwi_qstats *stats, bw_error *err)
         return bwi_fail(err, BW_NUMERIC,
                         "bwn: the mean absolute weight is %g, it must be finite and not 0; the learning rate may be too high",
                         a);
-    q->k = (bwi_qk){.lo = -1, .hi = 1, .unit = 0.5, .mul = 1, .scale = a, .mode = BWI_QMODE_SIGN};
+    q->k = (bwi_qk){.lo = -1, .hi = 1, .unit = 0.5, .mul = 1, .scale = a, .direct = true, .mode = BWI_QMODE_SIGN};
     return BW_OK;
 }
 

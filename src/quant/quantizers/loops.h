@@ -109,6 +109,19 @@ BWI_LOOP void latents_as(const int mode, const bwi_qk *k, const real *restrict x
     }
 }
 
+BWI_LOOP void calibrate_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, real *restrict wt,
+                           real *restrict cal)
+{
+    const qc q = consts(k);
+    const real unit = (real)k->unit, value = (real)(k->mul * k->scale);
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        real raw = q_raw(mode, q, x[i]), u = q_clip(raw, q.lo, q.hi);
+        wt[i] = (u - q.lo) * unit;
+        cal[i] = q_inside(mode, q, raw) ? value * q_slope(mode, q, u) : 0;
+    }
+}
+
 /* One pass for everything: gx and the sums. gscale: what turns gcode into dL/dc. */
 BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const real *gcode, real gscale, size_t n, real *gx,
                           double *sums)
@@ -192,6 +205,25 @@ static void loop_latents(const bwi_qk *k, const void *x, size_t n, void *u, void
 #undef CALL
 }
 
+static void loop_calibrate(const bwi_qk *k, const void *x, size_t n, void *wt, void *cal)
+{
+    const real *xs = x;
+    real *w = wt, *c = cal, unused[BWI_QBLOCK / 8];
+    for (size_t at = 0; at < n; at += BWI_QBLOCK / 8) {
+        const size_t m = n - at < BWI_QBLOCK / 8 ? n - at : BWI_QBLOCK / 8;
+        if (k->direct) {
+            for (size_t i = 0; i < m; i++) {
+                if (w) w[at + i] = xs[at + i];
+                if (c) c[at + i] = 1;
+            }
+            continue;
+        }
+#define CALL(mode) calibrate_as(mode, k, xs + at, m, w ? w + at : unused, c ? c + at : unused)
+        MODES(CALL);
+#undef CALL
+    }
+}
+
 static void loop_backward(const bwi_qk *k, const void *x, const void *gcode, double gscale, size_t n, void *gx, double *sums)
 {
     const real gs = (real)(k->mul * gscale);
@@ -221,7 +253,7 @@ static void loop_chain_backward(const bwi_qk *k, const bwi_chain *chain, const v
 
 #define BWI_QLOOPS                                                                                                             \
     {                                                                                                                          \
-        .codes = loop_codes, .latents = loop_latents, .backward = loop_backward, .chain_codes = loop_chain_codes,              \
-        .chain_backward = loop_chain_backward                                                                                  \
+        .codes = loop_codes, .latents = loop_latents, .calibrate = loop_calibrate, .backward = loop_backward,                  \
+        .chain_codes = loop_chain_codes, .chain_backward = loop_chain_backward                                                 \
     }
 #endif
