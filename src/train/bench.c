@@ -2,7 +2,7 @@
 #include "base/alloc.h"
 #include "base/par.h"
 #include "base/rng.h"
-#include "train/params.h"
+#include "train/meta.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +12,7 @@ typedef struct bench {
     bwi_graph *graph;
     bwi_exec *exec;
     bwi_params params;
+    bwi_meta *meta; /* NULL: gradients are not learned */
     int batch;
     float *x;        /* [batch,h,w,c] */
     int32_t *labels; /* [batch] */
@@ -28,6 +29,7 @@ static bw_status create(bench *b, const bw_recipe *r, const bw_bench_options *o,
     bwi_graph_init(b->graph, (uint64_t)r->train.seed);
     BWI_TRY(bwi_exec_create(&b->exec, b->graph, &eo, NULL, err));
     BWI_TRY(bwi_params_create(&b->params, b->graph, r, 1000, err));
+    BWI_TRY(bwi_meta_create(&b->meta, &b->params, (uint64_t)r->train.seed, err));
     const size_t n = (size_t)b->batch * bwi_shape_size(b->graph->value[0].shape);
     b->x = bwi_malloc(n * sizeof *b->x);
     b->labels = bwi_malloc((size_t)b->batch * sizeof *b->labels);
@@ -47,10 +49,14 @@ static bw_status step(bench *b, int64_t i, double *optimizer, bw_error *err)
     int top1, top5;
     bw_status st;
     memcpy(bwi_exec_input(b->exec), b->x, (size_t)b->batch * bwi_shape_size(b->graph->value[0].shape) * sizeof *b->x);
+    double start = bwi_now();
+    if (b->meta) BWI_TRY(bwi_meta_before(b->meta, 0, i, err));
+    *optimizer += bwi_now() - start;
     BWI_TRY(bwi_exec_forward(b->exec, b->batch, true, NULL, err));
     BWI_TRY(bwi_exec_loss(b->exec, b->labels, &loss, &top1, &top5, err));
     BWI_TRY(bwi_exec_backward(b->exec, err));
-    const double start = bwi_now();
+    start = bwi_now();
+    if (b->meta) bwi_meta_after(b->meta, 0, i);
     bwi_params_step(&b->params, 0, i);
     *optimizer += bwi_now() - start;
     return BW_OK;
@@ -106,6 +112,7 @@ fail:
     bwi_free(seconds);
     bwi_free(b.x);
     bwi_free(b.labels);
+    bwi_meta_destroy(&b.meta);
     bwi_params_destroy(&b.params);
     bwi_exec_destroy(&b.exec);
     bwi_graph_destroy(&b.graph);

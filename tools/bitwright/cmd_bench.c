@@ -41,7 +41,8 @@ const command command_bench = {
     .name = "bench",
     .summary = "Time a training step, and compare it with PyTorch's where there is one.",
     .text = "Configurations: fp32, lsq-w4a4, ewgs-w4a4, dorefa-w1, each also with -fast at the end; pytorch-fp32, "
-            "pytorch-lsq-w4a4.",
+            "pytorch-lsq-w4a4; only when named: interval-w4a4 (ewgs-w4a4 with STE), fcgrad-w1, multifc-w1, lstmfc-w1 and "
+            "lstmfc-stateless-w1 (dorefa-w1 with MetaQuant's gradients).",
     .example = "bitwright bench train\n"
                "bitwright bench train --only fp32,lsq-w4a4,lsq-w4a4-fast --batch 64 --json",
     .options = options,
@@ -53,28 +54,33 @@ const command command_bench = {
 /* What is timed, in the order of a round: PyTorch's runs stand next to the ones that they are compared with. */
 typedef struct configuration {
     const char *name;
-    bool pytorch;
-    const char *set[8]; /* keys of the recipe */
+    enum { USUAL, NAMED, PYTORCH } kind; /* NAMED: only when --only names it */
+    const char *set[8];                  /* keys of the recipe */
 } configuration;
 
 #define FLOAT "quant.weight=none", "quant.activation=none"
 #define LSQ4                                                                                                                   \
     "quant.weight=lsq", "quant.activation=lsq", "quant.weight_bits=4", "quant.activation_bits=4", "quant.policy=first-last-8"
-#define EWGS4                                                                                                                  \
-    "quant.weight=interval", "quant.activation=interval", "quant.weight_gradient=ewgs", "quant.activation_gradient=ewgs",      \
-        "quant.weight_bits=4", "quant.activation_bits=4", "quant.policy=inner"
+#define INTERVAL4                                                                                                              \
+    "quant.weight=interval", "quant.activation=interval", "quant.weight_bits=4", "quant.activation_bits=4", "quant.policy=inner"
+#define EWGS4   INTERVAL4, "quant.weight_gradient=ewgs", "quant.activation_gradient=ewgs"
 #define DOREFA1 "quant.weight=dorefa", "quant.activation=none", "quant.weight_bits=1", "quant.policy=inner"
 static const configuration configurations[] = {
-    {"fp32", false, {FLOAT}},
-    {"pytorch-fp32", true, {NULL}},
-    {"lsq-w4a4", false, {LSQ4}},
-    {"pytorch-lsq-w4a4", true, {NULL}},
-    {"ewgs-w4a4", false, {EWGS4}},
-    {"dorefa-w1", false, {DOREFA1}},
-    {"fp32-fast", false, {FLOAT, "train.precision=fast"}},
-    {"lsq-w4a4-fast", false, {LSQ4, "train.precision=fast"}},
-    {"ewgs-w4a4-fast", false, {EWGS4, "train.precision=fast"}},
-    {"dorefa-w1-fast", false, {DOREFA1, "train.precision=fast"}},
+    {"fp32", USUAL, {FLOAT}},
+    {"pytorch-fp32", PYTORCH, {NULL}},
+    {"lsq-w4a4", USUAL, {LSQ4}},
+    {"pytorch-lsq-w4a4", PYTORCH, {NULL}},
+    {"ewgs-w4a4", USUAL, {EWGS4}},
+    {"dorefa-w1", USUAL, {DOREFA1}},
+    {"fp32-fast", USUAL, {FLOAT, "train.precision=fast"}},
+    {"lsq-w4a4-fast", USUAL, {LSQ4, "train.precision=fast"}},
+    {"ewgs-w4a4-fast", USUAL, {EWGS4, "train.precision=fast"}},
+    {"dorefa-w1-fast", USUAL, {DOREFA1, "train.precision=fast"}},
+    {"interval-w4a4", NAMED, {INTERVAL4}},
+    {"fcgrad-w1", NAMED, {DOREFA1, "quant.weight_gradient=fcgrad"}},
+    {"multifc-w1", NAMED, {DOREFA1, "quant.weight_gradient=multifc"}},
+    {"lstmfc-w1", NAMED, {DOREFA1, "quant.weight_gradient=lstmfc"}},
+    {"lstmfc-stateless-w1", NAMED, {DOREFA1, "quant.weight_gradient=lstmfc:state=0"}},
 };
 
 static int find_configuration(const char *name, size_t len)
@@ -104,7 +110,7 @@ static int run_one(const bench_options *o)
     bw_recipe *recipe = NULL;
     bw_bench_result r;
     size_t n = 0;
-    if (i < 0 || configurations[i].pytorch) return unknown_configuration(o->one, strlen(o->one));
+    if (i < 0 || configurations[i].kind == PYTORCH) return unknown_configuration(o->one, strlen(o->one));
     const configuration *c = &configurations[i];
     const bw_bench_options b = {.net = o->net, .batch = (int)o->batch, .threads = (int)o->threads, .steps = (int)o->steps};
     while (n < COUNT(c->set) && c->set[n]) n++;
@@ -212,7 +218,7 @@ static json_t *run_child(const bench_options *o, const tools *t, const configura
     snprintf(batch, sizeof batch, "%lld", o->batch ? (long long)o->batch : 128LL);
     snprintf(threads, sizeof threads, "%lld", (long long)o->threads);
     snprintf(steps, sizeof steps, "%lld", o->steps ? (long long)o->steps : 20LL);
-    if (c->pytorch) {
+    if (c->kind == PYTORCH) {
         const char *const head[] = {t->python, t->script, strchr(c->name, '-') + 1};
         for (; n < COUNT(head); n++) argv[n] = head[n];
     } else {
@@ -270,10 +276,11 @@ static void print_table(const bench_options *o, json_t *const *runs)
         putchar('\n');
     }
     for (size_t i = 0; i < COUNT(configurations); i++) {
-        if (!configurations[i].pytorch || !runs[i]) continue;
+        if (configurations[i].kind != PYTORCH || !runs[i]) continue;
         const char *name = strchr(configurations[i].name, '-') + 1;
         for (size_t k = 0; k < COUNT(configurations); k++) {
-            if (!runs[k] || configurations[k].pytorch || strncmp(configurations[k].name, name, strlen(name)) != 0) continue;
+            if (!runs[k] || configurations[k].kind == PYTORCH || strncmp(configurations[k].name, name, strlen(name)) != 0)
+                continue;
             printf("%s takes %.2f of PyTorch's time for %s\n", configurations[k].name,
                    number(runs[k], "step_ms_min") / number(runs[i], "step_ms_min"), name);
         }
@@ -289,10 +296,10 @@ static int print_runs(json_t *const *runs)
     return print_json(json_pack("{s:o}", "runs", list));
 }
 
-/* Which configurations --only asks for; all of them without it. */
+/* Which configurations --only asks for; the usual ones without it. */
 static int choose(const bench_options *o, bool *wanted)
 {
-    for (size_t i = 0; i < COUNT(configurations); i++) wanted[i] = !o->only;
+    for (size_t i = 0; i < COUNT(configurations); i++) wanted[i] = !o->only && configurations[i].kind != NAMED;
     for (const char *p = o->only ? o->only : ""; *p;) {
         size_t n = strcspn(p, ",");
         int i = find_configuration(p, n);
@@ -319,7 +326,7 @@ static int run(void *options_)
     if (code == EXIT_OK) code = find_tools(o, &t);
     for (int round = 0; round < ROUNDS && code == EXIT_OK; round++) {
         for (size_t i = 0; i < COUNT(configurations) && code == EXIT_OK; i++) {
-            if (!wanted[i] || (configurations[i].pytorch && !t.python[0])) continue;
+            if (!wanted[i] || (configurations[i].kind == PYTORCH && !t.python[0])) continue;
             fprintf(stderr, "round %d of %d: %s\n", round + 1, ROUNDS, configurations[i].name);
             json_t *r = run_child(o, &t, &configurations[i]);
             if (!r) {
