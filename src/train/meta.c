@@ -1,6 +1,7 @@
 #include "train/meta.h"
 #include "base/alloc.h"
 #include "base/par.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -160,11 +161,25 @@ typedef union block {
     float f[BLOCK];
 } block;
 
+/* A block of a tensor, and where its chunk adds what it has to add. */
 typedef struct part {
-    bwi_meta *m;
-    bwi_meta_tensor *t;
+    const bwi_meta *m;
+    const bwi_meta_tensor *t;
     size_t from, n;
+    double alpha, *sums;
 } part;
+
+/* Runs fn on all blocks of a tensor, in chunks that do not depend on the number of threads; chunk i adds to sums + i * n_sums. */
+static void for_blocks(const bwi_meta *m, const bwi_meta_tensor *t, void (*fn)(const part *p), double alpha, double *sums,
+                       size_t n_sums)
+{
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        const size_t end = bwi_chunk(t->n, BLOCK, (size_t)i + 1);
+        for (size_t from = bwi_chunk(t->n, BLOCK, (size_t)i); from < end; from += BLOCK)
+            fn(&(part){m, t, from, end - from < BLOCK ? end - from : BLOCK, alpha, sums ? sums + (size_t)i * n_sums : NULL});
+    }
+}
 
 static void calibrate(const part *p, void *wt, void *cal)
 {
@@ -188,7 +203,7 @@ static void network(const part *p, const void *wt, void *f)
 /* d = cal(W) * g, and u = f * d where the optimizer looks for gradients. */
 static void make_gradient(const part *p)
 {
-    bwi_meta *m = p->m;
+    const bwi_meta *m = p->m;
     block f;
     void *d = at(p->t->d, m->real, p->from), *g = at(p->t->g, m->real, p->from);
     void *u = at((void *)(uintptr_t)m->params->slot[p->t->slot].grad, m->real, p->from);
@@ -201,9 +216,9 @@ static void make_gradient(const part *p)
 }
 
 /* sums += of dL/dphi from s = dL/dW, or with option eq8 from what the network itself would make of dL/dwq here. */
-static void learn(const part *p, double alpha, double *sums)
+static void learn(const part *p)
 {
-    bwi_meta *m = p->m;
+    const bwi_meta *m = p->m;
     const size_t state = m->net->n_state ? m->net->n_state(m->opt) : 0;
     block a, wt, cal, f;
     const void *s = at((void *)(uintptr_t)m->params->slot[p->t->slot].grad, m->real, p->from);
@@ -213,25 +228,20 @@ static void learn(const part *p, double alpha, double *sums)
         network(p, &wt, &f);
         ELEMENTS(m, T, p->n, {
             const T own = ((T *)(void *)&f)[i_] * ((T *)(void *)&cal)[i_] * ((const T *)g)[i_];
-            ((T *)(void *)&a)[i_] = (T)-alpha * own * ((const T *)d)[i_];
+            ((T *)(void *)&a)[i_] = (T)-p->alpha * own * ((const T *)d)[i_];
         });
     } else {
-        ELEMENTS(m, T, p->n, ((T *)(void *)&a)[i_] = (T)-alpha * ((const T *)s)[i_] * ((const T *)d)[i_]);
+        ELEMENTS(m, T, p->n, ((T *)(void *)&a)[i_] = (T)-p->alpha * ((const T *)s)[i_] * ((const T *)d)[i_]);
     }
     m->net->fns[m->variant]->backward(m->opt, m->work, at(p->t->wt, m->real, p->from), &a, p->n,
-                                      at(p->t->state, m->real, p->from * state), sums);
+                                      at(p->t->state, m->real, p->from * state), p->sums);
 }
 
-/* Runs over all blocks of a tensor, in chunks that do not depend on the number of threads. */
-#define FOR_BLOCKS(m_, t_, chunk, body)                                                                                        \
-    BWI_PARALLEL_CHUNKS(chunk)                                                                                                 \
-    {                                                                                                                          \
-        const size_t end_ = bwi_chunk((t_)->n, BLOCK, (size_t)(chunk) + 1);                                                    \
-        for (size_t from_ = bwi_chunk((t_)->n, BLOCK, (size_t)(chunk)); from_ < end_; from_ += BLOCK) {                        \
-            const part p = {m_, t_, from_, end_ - from_ < BLOCK ? end_ - from_ : BLOCK};                                       \
-            body;                                                                                                              \
-        }                                                                                                                      \
-    }
+/* wt of where the forward pass was. */
+static void keep_latents(const part *p)
+{
+    calibrate(p, at(p->t->wt, p->m->real, p->from), NULL);
+}
 
 /* Behind the optimizer's step: the committed weights step aside for the look-ahead by the step before; W = old - alpha * moved. */
 static void look_ahead(bwi_meta *m, bwi_meta_tensor *t, double alpha)
@@ -259,7 +269,7 @@ bw_status bwi_meta_before(bwi_meta *m, int64_t epoch, int64_t step, bw_error *er
             bw_status st = bwi_quant_prepare(t->q, slot->data, m->real, t->n, err);
             if (st) return bwi_fail_in(err, st, "%s", slot->name);
         }
-        FOR_BLOCKS(m, t, chunk, make_gradient(&p));
+        for_blocks(m, t, make_gradient, alpha, NULL, 0);
         if (t->committed) memcpy(t->committed, slot->data, t->n * bytes);
         bwi_params_step_slot(m->params, t->slot, epoch, step);
         if (t->committed) look_ahead(m, t, alpha);
@@ -290,13 +300,45 @@ void bwi_meta_after(bwi_meta *m, int64_t epoch, int64_t step)
         bwi_meta_tensor *t = &m->tensor[i];
         const bwi_slot *slot = &m->params->slot[t->slot];
         if (!t->q) memcpy(t->g, slot->grad, t->n * bytes);
-        if (!first) FOR_BLOCKS(m, t, chunk, learn(&p, alpha, m->sums + (size_t)chunk * m->n_sums));
-        if (t->wt) FOR_BLOCKS(m, t, chunk, calibrate(&p, at(t->wt, m->real, p.from), NULL));
+        if (!first) for_blocks(m, t, learn, alpha, m->sums, m->n_sums);
+        if (t->wt) for_blocks(m, t, keep_latents, alpha, NULL, 0);
         if (t->committed && first) memcpy(t->moved, slot->grad, t->n * bytes);
         if (t->committed && !first) memcpy(slot->data, t->committed, t->n * bytes);
     }
     if (!first) step_phi(m, epoch, step);
     m->params->graph->version++;
+}
+
+/* sums: sum, least, most of f. */
+static void add_factors(const part *p)
+{
+    block f;
+    network(p, at(p->t->wt, p->m->real, p->from), &f);
+    ELEMENTS(p->m, T, p->n, {
+        const double v = (double)((T *)(void *)&f)[i_];
+        p->sums[0] += v;
+        p->sums[1] = fmin(p->sums[1], v);
+        p->sums[2] = fmax(p->sums[2], v);
+    });
+}
+
+void bwi_meta_factor(const bwi_meta *m, double *mean, double *min, double *max)
+{
+    double per_chunk[BWI_CHUNKS][3], sum = 0, count = 0;
+    *min = INFINITY;
+    *max = -INFINITY;
+    for (int i = 0; i < BWI_CHUNKS; i++) per_chunk[i][0] = 0, per_chunk[i][1] = INFINITY, per_chunk[i][2] = -INFINITY;
+    m->net->fns[m->variant]->prepare(m->opt, m->phi, m->work);
+    for (int i = 0; i < m->n; i++) {
+        for_blocks(m, &m->tensor[i], add_factors, 0, per_chunk[0], 3);
+        count += (double)m->tensor[i].n;
+    }
+    for (int i = 0; i < BWI_CHUNKS; i++) {
+        sum += per_chunk[i][0];
+        *min = fmin(*min, per_chunk[i][1]);
+        *max = fmax(*max, per_chunk[i][2]);
+    }
+    *mean = sum / count;
 }
 
 /* ---- Checkpoints --------------------------------------------------------------------------------------------------------- */

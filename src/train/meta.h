@@ -58,6 +58,8 @@ void bwi_meta_destroy(bwi_meta **m);
 /* Around forward and backward of the training step at (epoch, step), counted from 0. BW_NUMERIC: a quantizer collapsed. */
 BW_MUST_USE bw_status bwi_meta_before(bwi_meta *m, int64_t epoch, int64_t step, bw_error *err);
 void bwi_meta_after(bwi_meta *m, int64_t epoch, int64_t step);
+/* The factor that the network puts on gradients now, over all weights that it serves: its mean, least and largest value. */
+void bwi_meta_factor(const bwi_meta *m, double *mean, double *min, double *max);
 /* State number i for checkpoints; false past the end. */
 bool bwi_meta_state(const bwi_meta *m, int i, bwi_meta_array *out);
 #endif

@@ -39,19 +39,29 @@ static json_t *quantizers(const bwi_graph *g)
     return list;
 }
 
+/* MetaQuant's factor on gradients; null for runs without. */
+static json_t *learned_factor(const bwi_run *run)
+{
+    double mean, min, max;
+    if (!run->meta) return json_null();
+    bwi_meta_factor(run->meta, &mean, &min, &max);
+    return json_pack("{s:o, s:o, s:o}", "mean", bwi_json_number(mean), "min", bwi_json_number(min), "max",
+                     bwi_json_number(max));
+}
+
 bw_status bwi_metrics_line(const bwi_run *run, char **line, bw_error *err)
 {
     const bwi_progress *at = &run->at;
     const double seconds = bwi_now() - run->meter.epoch_start;
     const int64_t epoch = at->epoch - 1, step = run->steps - 1; /* the last ones done */
-    json_t *object = json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "epoch", (json_int_t)at->epoch,
+    json_t *object = json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "epoch", (json_int_t)at->epoch,
                                "steps", (json_int_t)run->steps, "train_loss", bwi_json_number(at->train_loss), "train_top1",
                                bwi_json_number(at->train_top1), "test_loss", bwi_json_number(at->test_loss), "test_top1",
                                bwi_json_number(at->test_top1), "seconds", bwi_json_number(seconds), "images_per_s",
                                bwi_json_number(seconds > 0 ? (double)run->meter.epoch_images / seconds : NAN), "lr",
                                bwi_json_number(bwi_params_lr(&run->params, BWI_GROUP_WEIGHTS, epoch, step)), "lr_quant",
-                               bwi_json_number(bwi_params_lr(&run->params, BWI_GROUP_QUANT, epoch, step)), "quantizers",
-                               quantizers(run->graph));
+                               bwi_json_number(bwi_params_lr(&run->params, BWI_GROUP_QUANT, epoch, step)), "learned_factor",
+                               learned_factor(run), "quantizers", quantizers(run->graph));
     *line = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(object);
     return *line ? BW_OK : bwi_fail(err, BW_NOMEM, "no memory for the line of the log");
