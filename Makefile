@@ -39,6 +39,14 @@ VARIANT_1   := -DBWI_VARIANT=1
 VARIANT_2   := -DBWI_VARIANT=2 -mavx2 -mfma
 VARIANT_3   := -DBWI_VARIANT=3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 
+# Kernels (src/kernels): the part of a file's name behind its last underscore is the instruction set that the file is written for.
+ISAS        := $(if $(filter x86_64,$(ARCH)),avx2 avx512 vnni vpopcnt)
+ISA_avx2    := -mavx2
+ISA_avx512  := -mavx512f -mavx512bw -mavx512dq -mavx512vl
+ISA_vnni    := $(ISA_avx512) -mavx512vnni
+ISA_vpopcnt := $(ISA_avx512) -mavx512vpopcntdq
+ISA_OF       = $(if $(filter $(B)/src/kernels/%,$@),$(ISA_$(filter $(ISAS),$(lastword $(subst _, ,$(basename $(@F)))))))
+
 LIB_OBJ  := $(PLAIN_SRC:%.c=$(B)/%.o) $(foreach v,$(VARIANTS),$(VARIANT_SRC:%.c=$(B)/%.v$v.o))
 PROG_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tools/bitwright/*.c))
 LIB      := $(B)/libbitwright.a
@@ -51,14 +59,14 @@ BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
 all: $(LIB) $(PROG)
 
 # A file that changes only when its text does: what depends on it is rebuilt when flags, or the list of objects, change.
-$(B)/flags: TEXT = $(CC) $(CFLAGS) | $(LDFLAGS) $(LDLIBS) | $(foreach v,$(VARIANTS),$(VARIANT_$v))
+$(B)/flags: TEXT = $(CC) $(CFLAGS) | $(LDFLAGS) $(LDLIBS) | $(foreach v,$(VARIANTS),$(VARIANT_$v)) | $(foreach i,$(ISAS),$(ISA_$i))
 $(B)/objects: TEXT = $(LIB_OBJ) $(PROG_OBJ)
 $(B)/flags $(B)/objects: FORCE
 	@mkdir -p $(@D); echo '$(TEXT)' | cmp -s - $@ || echo '$(TEXT)' > $@
 
 $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+	$(CC) $(CFLAGS) $(ISA_OF) -MMD -MP -c $< -o $@
 
 define variant_rule
 $(B)/%.v$1.o: %.c $(B)/flags
