@@ -138,7 +138,8 @@ static void describe_values(bwi_exec *e)
         out->step = s;
         out->needs_grad = trains;
         if (g->node[p->node].aq) out->aq = g->node[p->node].aq;
-        if (p->residual && e->train) out->stored = true; /* backward needs the sum for its masks */
+        /* Backward needs the sum for its masks, and quantizers read it: their own loops know no residual. */
+        if (p->residual && (e->train || p->n_q)) out->stored = true;
         for (int k = 0; k < p->n_q; k++) {
             const bwi_node *q = &g->node[p->q_node[k]];
             bwi_slot_info *codes = &e->value[q->out];

@@ -293,6 +293,37 @@ static void test_wide_batch_norm(void **state)
     bwi_graph_destroy(&g[1]);
 }
 
+/* Evaluation too, where a sum that only quantizers read need not be kept for backward. */
+static void test_fused_evaluation(void **state)
+{
+    (void)state;
+    for (int projection = 0; projection < 2; projection++) {
+        bw_error err = {0};
+        bwi_graph *g = small_net(BWI_DT_F32, projection, &specs[1]);
+        bwi_exec *e = NULL;
+        const void *logits;
+        float fused[6 * 5];
+        const bwi_exec_options train = {.batch = 6, .train = true};
+        OK(bwi_exec_create(&e, g, &train, NULL, &err));
+        loss_of(e, g, 6, false); /* initialises the quantizers */
+        bwi_exec_destroy(&e);
+        for (int i = 0; i < 2; i++) {
+            const bwi_exec_options o = {.batch = 6, .no_fusion = i};
+            OK(bwi_exec_create(&e, g, &o, NULL, &err));
+            fill(e, g, 6, 1);
+            OK(bwi_exec_forward(e, 6, false, &logits, &err));
+            for (int k = 0; k < 6 * 5; k++) {
+                const float v = ((const float *)logits)[k];
+                if (!i) fused[k] = v;
+                if (fabsf(v - fused[k]) > 1e-5f)
+                    fail_msg("projection %d: logit %d is %g fused, %g unfused", projection, k, (double)fused[k], (double)v);
+            }
+            bwi_exec_destroy(&e);
+        }
+        bwi_graph_destroy(&g);
+    }
+}
+
 static void test_part_batch(void **state)
 {
     (void)state;
@@ -503,6 +534,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float_gradient),
         cmocka_unit_test(test_fused_equals_unfused),
+        cmocka_unit_test(test_fused_evaluation),
         cmocka_unit_test(test_wide_batch_norm),
         cmocka_unit_test(test_part_batch),
         cmocka_unit_test(test_reference_compute),
