@@ -9,45 +9,13 @@
  *  - Nothing in the library prints, exits or aborts. Progress arrives through callbacks. */
 #ifndef BITWRIGHT_H
 #define BITWRIGHT_H
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include <bitwright/status.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 #define BW_VERSION "0.1.0"
-
-/* name, text */
-#define BW_STATUS_MAP(X)                                                                                                       \
-    X(OK, "success")                                                                                                           \
-    X(NOMEM, "out of memory")                                                                                                  \
-    X(IO, "a file could not be read or written")                                                                               \
-    X(FORMAT, "a file is damaged or not of the expected format")                                                               \
-    X(ARG, "an argument or recipe key is not valid")                                                                           \
-    X(SHAPE, "shapes do not fit")                                                                                              \
-    X(UNSUPPORTED, "not supported")                                                                                            \
-    X(NUMERIC, "training produced a value that is not finite or a quantizer collapsed")                                        \
-    X(INTERRUPTED, "stopped on request")                                                                                       \
-    X(INTERNAL, "an internal error, please report it")
-
-typedef enum bw_status {
-#define BW_X(name, text) BW_##name,
-    BW_STATUS_MAP(BW_X)
-#undef BW_X
-} bw_status;
-
-#if defined(__GNUC__)
-#define BW_MUST_USE __attribute__((warn_unused_result))
-#else
-#define BW_MUST_USE
-#endif
-
-typedef struct bw_error {
-    bw_status status;
-    char msg[1000];
-} bw_error;
 
 /* Text of a status code; never NULL. */
 const char *bw_status_text(bw_status status);
@@ -154,6 +122,29 @@ BW_MUST_USE bw_status bw_info(const char *path, bool json, char **text, bw_error
 /* Describes the network of a recipe after its policy: every layer, shape, effective bits; freed with bw_free. */
 BW_MUST_USE bw_status bw_describe(bw_recipe *recipe, bool json, char **text, bw_error *err);
 void bw_free(void *p);
+
+/* ---- Deployment -------------------------------------------------------------------------------------------------------- */
+/* Writes a trained model in a form that runs without this library's training half. to: "packed" (the engine of run.h), or NULL for it.
+ * BW_UNSUPPORTED names a layer that cannot be packed, and why. */
+BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char *to, bw_error *err);
+
+typedef struct bw_verify_options {
+    const char *data; /* NULL: what the model was trained on */
+    int limit;        /* images; 0: the whole test set */
+    int threads;      /* 0: all cores */
+} bw_verify_options;
+typedef struct bw_verify_result {
+    int64_t images;
+    int64_t
+        differing_logits; /* between the plain engine and the engine on every instruction set that this CPU has; bit by bit */
+    int64_t differing_classes;      /* images whose best class is another one in the training graph (in `fast`) */
+    double largest_difference;      /* of a logit, between training graph and engine */
+    double graph_top1, engine_top1; /* percent */
+    uint64_t packed_bytes;
+    char engines[80]; /* instruction sets that were compared */
+} bw_verify_result;
+/* Runs a trained model as the training graph and as the engine on the test images, and compares. */
+BW_MUST_USE bw_status bw_verify(const char *model, const bw_verify_options *options, bw_verify_result *result, bw_error *err);
 
 /* ---- Benchmark of a training step -------------------------------------------------------------------------------------- */
 typedef struct bw_bench_options {

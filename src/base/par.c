@@ -41,3 +41,8 @@ double bwi_peak_mb(void)
     struct rusage u;
     return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss / 1024 : 0; /* Linux counts in KiB */
 }
+
+int bwi_thread(void)
+{
+    return omp_get_thread_num();
+}

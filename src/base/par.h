@@ -12,6 +12,7 @@ static inline size_t bwi_chunk(size_t n, size_t grain, size_t i)
 }
 void bwi_threads_set(int n); /* 0: all cores of this process's affinity mask */
 int bwi_threads(void);
+int bwi_thread(void); /* number of the calling thread in a parallel loop, from 0 */
 #define BWI_PRAGMA(x) _Pragma(#x)
 #define BWI_PARALLEL_CHUNKS(i) BWI_PRAGMA(omp parallel for schedule(static)) for (int i = 0; i < BWI_CHUNKS; i++)
 double bwi_now(void);     /* seconds, monotonic */

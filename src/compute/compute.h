@@ -16,6 +16,7 @@ typedef struct bwi_conv_spec {
     int stride, pad, groups;
     bwi_dtype src;  /* F32 (F64 in the double table): values or codes held as reals. U8: codes 0..255, weights then int8 */
     bwi_dtype back; /* arithmetic of both backward passes, and type of gdst: F32, BF16 (F64 in the double table) */
+    bool codes;     /* source and weights hold integers: the scale multiplies their sums, which are then exact below 2^24 */
     bool train;     /* backward weights needed */
     bool need_gsrc; /* backward data needed */
 } bwi_conv_spec;

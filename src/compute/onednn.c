@@ -33,7 +33,7 @@ struct bwi_conv {
     dnnl_memory_t src, dst, gdst, gsrc; /* NHWC, of the caller */
     dnnl_memory_t w;                    /* OHWI f32, of the caller or in scratch */
     dnnl_memory_t scale_memory;
-    float scale; /* of the forward pass when the source is U8; otherwise folded into the weights */
+    float scale; /* of the forward pass when the source holds codes; otherwise folded into the weights */
 
     /* The weight gradient is taken over pieces of the batch; see piece_of. */
     int piece;                          /* images; divides n */
@@ -204,7 +204,7 @@ static void free_geometry(dnn_conv *g)
     dnn_md_free(&g->dst);
 }
 
-/* Attributes of an integer forward pass: its sums are multiplied by the scale, which is known only at run time. That is a
+/* Attributes of a forward pass of codes: its sums are multiplied by the scale, which is known only at run time. That is a
  * multiplication by a tensor of one element after the sum: convolutions of 2.x refuse scales that they do not know when made. */
 static bw_status make_scaled(builder *b)
 {
@@ -228,14 +228,14 @@ static bw_status make_forward(builder *b)
 {
     bw_status st;
     bwi_conv *c = b->conv;
-    const bool u8 = c->spec.src == BWI_DT_U8;
+    const bool u8 = c->spec.src == BWI_DT_U8, after = u8 || c->spec.codes;
     dnn_conv g = {0};
     dnnl_primitive_desc_t pd = NULL;
     BWI_TRY(make_geometry(b, &g, c->spec.n, type_of(c->spec.src), u8 ? dnnl_s8 : dnnl_f32, dnnl_f32));
     BWI_TRY(check(b, dnn_memory_make(&c->src, &g.src, b->engine, NULL), "source"));
     BWI_TRY(check(b, dnn_memory_make(&c->dst, &g.dst, b->engine, NULL), "destination"));
-    if (u8) BWI_TRY(make_scaled(b));
-    BWI_TRY(check(b, dnn_forward_pd(&pd, &g, dnnl_forward_inference, u8 ? b->scaled : b->plain), "forward pass"));
+    if (after) BWI_TRY(make_scaled(b));
+    BWI_TRY(check(b, dnn_forward_pd(&pd, &g, dnnl_forward_inference, after ? b->scaled : b->plain), "forward pass"));
     BWI_TRY(make_packed(b, &c->w_forward, pd, dnnl_query_weights_md));
     BWI_TRY(make_task(b, &c->forward, &pd, "forward pass"));
 fail:
@@ -462,9 +462,8 @@ static bw_status pack(bwi_conv *c, const packed *p, const float *restrict w, flo
 
 static bw_status conv_weights(bwi_conv *c, const void *w, double scale, double back_scale, void *scratch)
 {
-    bool u8 = c->spec.src == BWI_DT_U8;
     c->scale = (float)scale;
-    bw_status st = pack(c, &c->w_forward, w, u8 ? 1.0f : c->scale, scratch);
+    bw_status st = pack(c, &c->w_forward, w, c->scale_memory ? 1.0f : c->scale, scratch);
     if (st == BW_OK && c->spec.need_gsrc) st = pack(c, &c->w_backward, w, (float)back_scale, scratch);
     return st;
 }

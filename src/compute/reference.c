@@ -13,8 +13,8 @@
 struct bwi_conv {
     bwi_conv_spec spec;
     int oh, ow, icg, ocg;
-    real *w, *w_back;             /* OHWI; scales folded in except where the source is U8 */
-    real scale;                   /* of the forward sum: 1 unless the source is U8 */
+    real *w, *w_back;             /* OHWI; scales folded in except where the source holds codes */
+    real scale;                   /* of the forward sum: 1 unless the source holds codes */
     size_t src_stage, gdst_stage; /* bytes of scratch for converted operands; 0: they are real already */
 };
 
@@ -86,10 +86,10 @@ static bw_status conv_weights(bwi_conv *c, const void *weights, double scale, do
 {
     (void)scratch;
     const real *w = weights;
-    const bool u8 = c->spec.src == BWI_DT_U8, bf16 = c->spec.back == BWI_DT_BF16;
+    const bool after = c->spec.codes || c->spec.src == BWI_DT_U8, bf16 = c->spec.back == BWI_DT_BF16;
     const size_t n = bwi_conv_weights_size(&c->spec);
-    const real fold = u8 ? R(1.0) : (real)scale, back = (real)back_scale;
-    c->scale = u8 ? (real)scale : R(1.0);
+    const real fold = after ? R(1.0) : (real)scale, back = (real)back_scale;
+    c->scale = after ? (real)scale : R(1.0);
     for (size_t i = 0; i < n; i++) c->w[i] = fold * w[i];
     for (size_t i = 0; i < n; i++) c->w_back[i] = bf16 ? round_bf16(back * w[i]) : back * w[i];
     return BW_OK;

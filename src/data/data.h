@@ -34,6 +34,8 @@ typedef struct bwi_normalize {
 } bwi_normalize;
 const bwi_normalize *bwi_normalize_at(size_t i);
 const bwi_normalize *bwi_normalize_find(const char *name);
+/* What byte v of a channel becomes. */
+float bwi_normalized(const bwi_normalize *n, int channel, int v);
 /* BW_ARG with the nearest valid name when there is no such row. */
 BW_MUST_USE bw_status bwi_normalize_check(const char *name, bw_error *err);
 

@@ -197,9 +197,8 @@ bw_status bwi_loader_create(bwi_loader **out, const bwi_dataset *d, const bwi_lo
     l->n = n;
     l->steps = n / l->o.batch + (!l->o.drop_last && n % l->o.batch != 0);
     l->order_epoch = -1;
-    /* In float and in this order, as torchvision's ToTensor and Normalize. */
     for (int k = 0; k < d->shape.c; k++)
-        for (int v = 0; v < 256; v++) l->value[k][v] = ((float)v / 255.0f - l->o.normalize->mean[k]) / l->o.normalize->std[k];
+        for (int v = 0; v < 256; v++) l->value[k][v] = bwi_normalized(l->o.normalize, k, v);
     BWI_TRY(allocate(l, err));
     BWI_TRY(start_thread(l, err));
     *out = l;

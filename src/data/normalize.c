@@ -21,6 +21,12 @@ const bwi_normalize *bwi_normalize_find(const char *name)
     return NULL;
 }
 
+/* In float and in this order, as torchvision's ToTensor and Normalize. */
+float bwi_normalized(const bwi_normalize *n, int channel, int v)
+{
+    return ((float)v / 255.0f - n->mean[channel]) / n->std[channel];
+}
+
 bw_status bwi_normalize_check(const char *name, bw_error *err)
 {
     const char *names[sizeof rows / sizeof *rows];

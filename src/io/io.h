@@ -42,6 +42,9 @@ BW_MUST_USE bw_status bwi_tensors_read(bwi_tensors *ts, const char *path, const 
 BW_MUST_USE bw_status bwi_safetensors_write(const char *path, const bwi_tensor *t, size_t n, const char *const *key,
                                             const char *const *value, size_t n_meta, bw_error *err);
 
+/* The same file in memory, freed with bwi_free. */
+BW_MUST_USE bw_status bwi_safetensors_image(uint8_t **out, size_t *size, const bwi_tensors *ts, bw_error *err);
+
 /* Memory in a chain that is freed as a whole: 16-byte aligned, not zeroed; NULL on failure. *chain starts as NULL. */
 void *bwi_own_alloc(void **chain, size_t bytes);
 void bwi_own_free(void **chain);

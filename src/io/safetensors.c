@@ -221,29 +221,63 @@ fail:
     return st;
 }
 
+/* Length and header: what stands before the tensors' data. */
+static bw_status make_front(bwi_text *front, const bwi_tensor *t, size_t n, const char *const *key, const char *const *value,
+                            size_t n_meta, uint8_t length[8], bw_error *err)
+{
+    const bwi_tensors list = {.t = (bwi_tensor *)(uintptr_t)t, .n = n};
+    bw_status st;
+    BWI_TRY(bwi_tensors_unique(&list, err));
+    BWI_TRY(make_header(front, t, n, key, value, n_meta, err));
+    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)front->len >> (8 * i));
+fail:
+    return st;
+}
+
 bw_status bwi_safetensors_write(const char *path, const bwi_tensor *t, size_t n, const char *const *key,
                                 const char *const *value, size_t n_meta, bw_error *err)
 {
     bw_status st;
     bwi_text header = {0};
     bwi_writer *w = NULL;
-    const bwi_tensors list = {.t = (bwi_tensor *)t, .n = n};
-    uint8_t len[8];
-    st = bwi_tensors_unique(&list, err);
-    if (st == BW_OK) st = make_header(&header, t, n, key, value, n_meta, err);
+    uint8_t length[8];
+    st = make_front(&header, t, n, key, value, n_meta, length, err);
     if (st != BW_OK) {
         st = bwi_fail_in(err, st, "%s", path);
         goto fail;
     }
-    for (int i = 0; i < 8; i++) len[i] = (uint8_t)((uint64_t)header.len >> (8 * i));
     BWI_TRY(bwi_writer_open(&w, path, err));
-    BWI_TRY(bwi_writer_add(w, len, sizeof len, err));
+    BWI_TRY(bwi_writer_add(w, length, sizeof length, err));
     BWI_TRY(bwi_writer_add(w, header.s, header.len, err));
     for (size_t i = 0; i < n; i++) BWI_TRY(bwi_writer_add(w, t[i].data, t[i].bytes, err));
     bwi_free(header.s);
     return bwi_writer_commit(&w, err);
 fail:
     bwi_writer_abandon(&w);
+    bwi_free(header.s);
+    return st;
+}
+
+bw_status bwi_safetensors_image(uint8_t **out, size_t *size, const bwi_tensors *ts, bw_error *err)
+{
+    bwi_text header = {0};
+    uint8_t length[8];
+    bw_status st;
+    *out = NULL;
+    BWI_TRY(make_front(&header, ts->t, ts->n, (const char *const *)ts->key, (const char *const *)ts->value, ts->n_meta, length,
+                       err));
+    *size = sizeof length + header.len;
+    for (size_t i = 0; i < ts->n; i++) *size += ts->t[i].bytes;
+    uint8_t *at = *out = bwi_malloc(*size);
+    if (!at) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for a file of %zu bytes", *size));
+    memcpy(at, length, sizeof length);
+    memcpy(at + sizeof length, header.s, header.len);
+    at += sizeof length + header.len;
+    for (size_t i = 0; i < ts->n; i++) {
+        memcpy(at, ts->t[i].data, ts->t[i].bytes);
+        at += ts->t[i].bytes;
+    }
+fail:
     bwi_free(header.s);
     return st;
 }

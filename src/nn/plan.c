@@ -199,6 +199,7 @@ static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err
     bw_status st = n->op->conv_spec(n, e->batch, &g->value[s->in[0]].shape, &spec);
     if (st) return bwi_fail(err, st, "layer %s: its shape does not fit a convolution", n->name);
     spec.src = spec.back = g->real;
+    spec.codes = in->aq && n->wq;
     spec.train = e->train;
     spec.need_gsrc = e->train && in->needs_grad;
     if (e->precision == BWI_PRECISION_FAST) {

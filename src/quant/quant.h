@@ -102,6 +102,9 @@ typedef struct bwi_quantizer {
      * gradient method's. A gradient scale is part of it: theta moves by that share of its change. Written from the paper,
      * apart from the loops, and checked against them by central differences. */
     double (*surrogate)(const struct bwi_quant *q, double x, double x_base, const double *theta, double factor);
+    /* Activations: the latent before it is clipped, as the float loops compute it from what prepare made: (x - map[0]) * map[1] + map[2].
+     * For deployment; NULL: it is not of that form. */
+    void (*affine)(const struct bwi_quant *q, float map[3]);
     const bwi_qloops *loops[BWI_VARIANTS];
 } bwi_quantizer;
 

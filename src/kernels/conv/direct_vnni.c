@@ -125,7 +125,8 @@ typedef void block_fn(const job *j, const uint8_t *a, const uint8_t *b, int32_t 
         block(j, a, b, acc, n, 2);                                                                                             \
     }
 BLOCK(1)
-BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5) BLOCK(6) BLOCK(7) BLOCK(8) BLOCK(9) BLOCK(10) BLOCK(11) BLOCK(12) BLOCK(13) BLOCK(14)
+BLOCK(2)
+BLOCK(3) BLOCK(4) BLOCK(5) BLOCK(6) BLOCK(7) BLOCK(8) BLOCK(9) BLOCK(10) BLOCK(11) BLOCK(12) BLOCK(13) BLOCK(14)
 #define PAIR(n)                                                                                                                \
     {                                                                                                                          \
         block_##n##x16, block_##n##x32                                                                                         \

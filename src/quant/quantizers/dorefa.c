@@ -74,6 +74,11 @@ static double surrogate(const bwi_quant *q, double x, double x_base, const doubl
     return 2 * (q0 + factor * (tanh(x) / (2 * max) + 0.5 - t0)) - 1;
 }
 
+static void affine(const bwi_quant *q, float map[3])
+{
+    map[0] = 0, map[1] = (float)q->k.v[SLOPE], map[2] = (float)q->k.v[OFFSET];
+}
+
 const bwi_quantizer bwi_quantizer_dorefa = {
     .name = "dorefa",
     .summary = "weights by normalised tanh, activations clipped to [0, 1]; nothing learned",
@@ -85,6 +90,7 @@ const bwi_quantizer bwi_quantizer_dorefa = {
     .output_scale = -1,
     .prepare = prepare,
     .surrogate = surrogate,
+    .affine = affine,
     .loops = BWI_VARIANT_TABLE(bwi_dorefa_loops),
 };
 #endif

@@ -105,6 +105,11 @@ static double surrogate(const bwi_quant *q, double x, double x_base, const doubl
     return q->role == BWI_WEIGHT ? fabs(theta[ALPHA]) * (2 * qs - 1) : qs;
 }
 
+static void affine(const bwi_quant *q, float map[3])
+{
+    map[0] = (float)q->k.v[L], map[1] = (float)q->k.v[SLOPE], map[2] = (float)q->k.lo;
+}
+
 const bwi_quantizer bwi_quantizer_interval = {
     .name = "interval",
     .summary = "learned interval and output scale, uniform levels (the quantizer of EWGS)",
@@ -119,6 +124,7 @@ const bwi_quantizer bwi_quantizer_interval = {
     .prepare = prepare,
     .finish = finish,
     .surrogate = surrogate,
+    .affine = affine,
     .loops = BWI_VARIANT_TABLE(bwi_interval_loops),
 };
 #endif

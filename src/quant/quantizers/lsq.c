@@ -109,6 +109,11 @@ static double surrogate(const bwi_quant *q, double x, double x_base, const doubl
     return s * (c0 + factor * (latent(q, x, is_sign(q) ? s0 : s) - u0));
 }
 
+static void affine(const bwi_quant *q, float map[3])
+{
+    map[0] = 0, map[1] = (float)q->k.v[INV_STEP], map[2] = 0;
+}
+
 const bwi_quantizer bwi_quantizer_lsq = {
     .name = "lsq",
     .summary = "learned step size, uniform levels",
@@ -132,6 +137,7 @@ const bwi_quantizer bwi_quantizer_lsq = {
     .finish = finish,
     .constrain = constrain,
     .surrogate = surrogate,
+    .affine = affine,
     .loops = BWI_VARIANT_TABLE(bwi_lsq_loops),
 };
 #endif

@@ -80,6 +80,11 @@ static double surrogate(const bwi_quant *q, double x, double x_base, const doubl
     return q0 + factor * (clip(x, a0) - y0) + (x_base >= a0 ? theta[0] - a0 : 0);
 }
 
+static void affine(const bwi_quant *q, float map[3])
+{
+    map[0] = 0, map[1] = (float)q->k.v[INV_STEP], map[2] = 0;
+}
+
 const bwi_quantizer bwi_quantizer_pact = {
     .name = "pact",
     .summary = "activations clipped at a learned value, uniform levels",
@@ -95,6 +100,7 @@ const bwi_quantizer bwi_quantizer_pact = {
     .finish = finish,
     .constrain = constrain,
     .surrogate = surrogate,
+    .affine = affine,
     .loops = BWI_VARIANT_TABLE(bwi_pact_loops),
 };
 #endif

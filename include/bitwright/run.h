@@ -1,0 +1,55 @@
+/* Inference of packed models: the small half of bitwright, for programs that only run networks. It allocates nothing, depends on no
+ * library but C's, and reads the packed file where it lies, mapped or linked in.
+ *
+ *   bw_net_info info;
+ *   bw_net *net;
+ *   bw_net_read(file, size, &info, &err);                      how much memory it wants
+ *   memory = aligned_alloc(64, info.net_bytes);                once; threads share it
+ *   bw_net_init(&net, file, size, memory, info.net_bytes, &err);
+ *   work = aligned_alloc(64, info.work_bytes);                 one for every thread that runs
+ *   bw_net_run(net, image, 1, logits, work);
+ *
+ * The file must stay where it is as long as the net is used. Results do not depend on the CPU: every instruction set gives the same bits. */
+#ifndef BITWRIGHT_RUN_H
+#define BITWRIGHT_RUN_H
+#include <bitwright/status.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct bw_net bw_net;
+
+typedef struct bw_net_info {
+    int height, width, channels; /* of an image */
+    int classes;
+    int layers;
+    size_t net_bytes;  /* memory for bw_net_init, aligned to 64 bytes */
+    size_t work_bytes; /* memory for bw_net_run, aligned to 64 bytes */
+} bw_net_info;
+
+/* Checks a packed file in memory and says what it needs. BW_FORMAT: damaged, or not a packed model; BW_UNSUPPORTED: of a later version. */
+BW_MUST_USE bw_status bw_net_read(const void *file, size_t size, bw_net_info *info, bw_error *err);
+/* Prepares the net in `memory`: chooses a kernel for every layer and lays its weights out for it. *net points into memory. BW_ARG: the
+ * memory is too small or not aligned. */
+BW_MUST_USE bw_status bw_net_init(bw_net **net, const void *file, size_t size, void *memory, size_t bytes, bw_error *err);
+/* images [n][height][width][channels] uint8, RGB, in; logits [n][classes] float, out; work [work_bytes], no contents expected. May run in
+ * several threads at once, each with its own work. */
+void bw_net_run(const bw_net *net, const uint8_t *images, int n, float *logits, void *work);
+
+/* What a layer is, for tables. */
+typedef struct bw_layer_info {
+    const char *name, *kind, *kernel; /* kernel "": none */
+    int height, width, channels;      /* of its output */
+    int weight_bits, activation_bits; /* 0: float or none */
+    bool activation_signed;
+    size_t weight_bytes;   /* in the file */
+    int64_t multiply_adds; /* an image */
+} bw_layer_info;
+/* False past the end. */
+bool bw_net_layer(const bw_net *net, int i, bw_layer_info *info);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

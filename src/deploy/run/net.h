@@ -1,0 +1,108 @@
+/* Packed networks: what a packed file describes, as pack.c writes it and read.c reads it.
+ *
+ * A packed file is a safetensors file of two tensors, so that next to the weights it holds next to nothing:
+ *   floats  F32, for every layer in order: of the input mean [c] and deviation [c]; of others scale, then sub, mul, add, lo, hi of every quantizer
+ *           of the result (kernels/finish.h), bias [c], a [c] and b [c], float weights [c][kh][kw][ic/groups]: those that there are
+ *   codes   U8, for every layer with weight codes, from a byte on: weight_bits each, as unsigned numbers from the lowest code (one bit: 1 is +1),
+ *           lowest bits first without gaps, in the order [c][kh][kw][ic/groups]
+ * and these metadata:
+ *   bitwright.kind "packed"; bitwright.packed, the version of this layout; bitwright.family, bitwright.classes, bitwright.normalize for people
+ *   bitwright.layers, the layers in the order of execution, separated by ';', each a kind, a name and words of a letter and numbers, of which
+ *   those that have their usual value are left out:
+ *     iN  reads value N            rN  adds value N             oN  makes value N (not when only codes are wanted)
+ *     qN  makes codes, value N; qNz signed ones; once for each quantizer of the result
+ *     cN  channels of the result   kN, kNxN  kernel (1)         sN  stride (1)    pN  padding (0)    gN  groups (1)
+ *     wN  weight bits (float)      aN, aNz  activation bits (float), z: signed
+ *     mN  sum_mul (1)              tN  sum_add (0)              R  ReLU           B  bias            N  batch norm
+ *     hNxN height and width of the input
+ *   as in: conv layer1.0.conv2 i5 r2 o6 c16 k3 p1 w2 a2 N R q7. Values are written once and before they are read. */
+#ifndef BWR_NET_H
+#define BWR_NET_H
+#include "deploy/run/header.h"
+#include "kernels/conv.h"
+#include "kernels/finish.h"
+#include <bitwright/run.h>
+
+#define BWR_VERSION    "1"
+#define BWR_MAX_LAYERS 512
+#define BWR_MAX_VALUES 1024
+#define BWR_NAME       96
+
+/* name */
+#define BWR_KINDS(X)                                                                                                           \
+    X(input)       /* bytes of the image through a table */                                                                    \
+    X(conv)        /* of codes, exact */                                                                                       \
+    X(conv_real)   /* of float values, by float weights or by weight codes */                                                  \
+    X(global_pool) /* mean of the map */                                                                                       \
+    X(avg_pool)                                                                                                                \
+    X(max_pool)                                                                                                                \
+    X(shortcut_a) /* every stride-th pixel, zero channels around */                                                            \
+    X(map)        /* the value itself: what follows is all there is */
+
+typedef enum bwr_kind {
+#define BWR_X(name) BWR_##name,
+    BWR_KINDS(BWR_X)
+#undef BWR_X
+        BWR_N_KINDS
+} bwr_kind;
+extern const char *const bwr_kind_name[BWR_N_KINDS];
+
+/* A quantizer of a layer's result. */
+typedef struct bwr_codes {
+    int value;
+    bool is_signed;
+    float sub, mul, add, lo, hi;
+} bwr_codes;
+
+typedef struct bwr_layer {
+    bwr_kind kind;
+    char name[BWR_NAME];
+    int in, residual, out; /* values; out -1: only codes are wanted */
+    int h, w, c;           /* of the result */
+    int kh, kw, stride, pad, groups;
+    int wbits, abits; /* 0: float */
+    bool asigned;
+    int sum_mul, sum_add; /* kernels/finish.h */
+    bool relu;
+    float scale;
+    bwr_codes codes[BWK_MAX_CODES];
+    int n_codes;
+    const uint8_t *weight;         /* packed codes */
+    size_t weight_bytes;           /* of codes or floats */
+    const float *real_weight;      /* [c][kh][kw][ic/groups] of a float convolution with float weights */
+    const float *bias, *a, *b;     /* [c]; NULL: none */
+    const float *mean, *deviation; /* [c] of the input */
+    bool has_bias, has_norm;
+} bwr_layer;
+
+typedef struct bwr_value {
+    int h, w, c;
+    bool known, codes, is_signed;
+    int lo, hi;      /* of codes */
+    int first, last; /* layers that write and read it */
+    size_t offset;   /* in work */
+} bwr_value;
+
+/* Elements of a convolution's weights, and a layer's spec for the kernels. */
+size_t bwr_weights(const bwr_layer *l, int ic);
+bwk_conv_spec bwr_spec(const bwr_layer *l, const bwr_value *in);
+/* Code number i of packed weights. */
+static inline int bwr_code(const uint8_t *packed, int bits, size_t i)
+{
+    const size_t at = i * (size_t)bits;
+    unsigned v = (unsigned)packed[at / 8] >> (at % 8);
+    if (at % 8 + (size_t)bits > 8) v |= (unsigned)packed[at / 8 + 1] << (8 - at % 8);
+    v &= (1u << bits) - 1;
+    return bits == 1 ? (v ? 1 : -1) : (int)v - (1 << (bits - 1));
+}
+
+/* A checked file. */
+typedef struct bwr_plan {
+    bwr_layer layer[BWR_MAX_LAYERS];
+    bwr_value value[BWR_MAX_VALUES];
+    int n_layers, n_values;
+    int image_h, image_w, image_c;
+} bwr_plan;
+/* Parses and checks everything: shapes, value numbers, sizes of tensors. */
+BW_MUST_USE bw_status bwr_plan_read(bwr_plan *p, const void *file, size_t size, bw_error *err);
+#endif

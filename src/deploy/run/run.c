@@ -1,0 +1,412 @@
+/* The engine: prepares and runs packed networks. */
+#include "deploy/run/net.h"
+#include <math.h>
+#include <string.h>
+
+/* A layer ready to run. */
+typedef struct bwr_ready {
+    bwk_conv_spec spec;
+    const bwk_conv *kernel;
+    void *packed;
+    float
+        *real; /* conv_real: weights [kh][kw][ic/groups][oc] as floats, codes or values; input: what bytes stand for [c][256] */
+} bwr_ready;
+
+struct bw_net {
+    bwr_plan plan;
+    bwr_ready ready[BWR_MAX_LAYERS];
+    bwk_finish_fn *finish;
+    size_t scratch, work_bytes; /* scratch: where the scratch begins in work; values lie before it */
+};
+
+static size_t round64(size_t n)
+{
+    return (n + 63) / 64 * 64;
+}
+
+/* ---- Memory -------------------------------------------------------------------------------------------------------------- */
+
+static size_t value_bytes(const bwr_value *v)
+{
+    const size_t n = (size_t)v->h * (size_t)v->w * (size_t)v->c;
+    return round64(v->codes ? n : n * sizeof(float));
+}
+
+/* Places values so that those alive at the same time do not overlap: each at the first gap among those placed before. Returns the end. */
+static size_t place_values(bwr_plan *p)
+{
+    size_t end = 0;
+    for (int i = 0; i < p->n_values; i++) {
+        bwr_value *v = &p->value[i];
+        if (!v->known) continue;
+        const size_t bytes = value_bytes(v);
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (int k = 0; k < i; k++) {
+                const bwr_value *o = &p->value[k];
+                const bool together = o->known && o->first <= v->last && v->first <= o->last;
+                if (!together || v->offset >= o->offset + value_bytes(o) || o->offset >= v->offset + bytes) continue;
+                v->offset = o->offset + value_bytes(o);
+                moved = true;
+            }
+        }
+        if (v->offset + bytes > end) end = v->offset + bytes;
+    }
+    return end;
+}
+
+static const bwk_conv *choose(const bwk_conv_spec *s)
+{
+    const bwk_conv *k;
+    size_t i = 0;
+    while ((k = bwk_conv_at(i)) && !bwk_conv_usable(k, s)) i++;
+    return k;
+}
+
+static size_t map_size(const bwr_layer *l)
+{
+    return (size_t)l->h * (size_t)l->w;
+}
+
+/* Scratch of a layer: one row of results and what its kernel wants, and window sums. */
+static size_t scratch_of(const bwr_layer *l, const bwr_ready *r)
+{
+    size_t n = round64((size_t)l->w * (size_t)l->c * sizeof(float));
+    if (r->kernel) n += round64(r->kernel->scratch_size(&r->spec));
+    if (l->sum_add) n += round64(map_size(l) * sizeof(int32_t));
+    return n;
+}
+
+static size_t prepared_bytes(const bwr_layer *l, const bwr_ready *r, const bwr_value *in)
+{
+    if (r->kernel) return round64(r->kernel->packed_size(&r->spec));
+    if (l->kind == BWR_input) return round64((size_t)l->c * 256 * sizeof(float));
+    return l->kind == BWR_conv_real ? round64(bwr_weights(l, in->c) * sizeof(float)) : 0;
+}
+
+/* Fills all of net but the prepared weights; *bytes: what those take behind it, and the codes of one layer on their way. */
+static bw_status lay_out(bw_net *net, const void *file, size_t size, size_t *bytes, bw_error *err)
+{
+    bwr_plan *p = &net->plan;
+    size_t scratch = 0, most = 0;
+    bw_status st = bwr_plan_read(p, file, size, err);
+    if (st) return st;
+    *bytes = 0;
+    for (int i = 0; i < p->n_layers; i++) {
+        const bwr_layer *l = &p->layer[i];
+        bwr_ready *r = &net->ready[i];
+        const bwr_value *in = l->in < 0 ? NULL : &p->value[l->in];
+        *r = (bwr_ready){0};
+        if (l->kind == BWR_conv) {
+            r->spec = bwr_spec(l, in);
+            r->kernel = choose(&r->spec);
+            if (!r->kernel) return bwi_fail(err, BW_INTERNAL, "layer %s: no kernel takes its shape", l->name);
+            const size_t codes = round64(bwr_weights(l, in->c));
+            most = codes > most ? codes : most;
+        }
+        const size_t own = scratch_of(l, r);
+        scratch = own > scratch ? own : scratch;
+        *bytes += prepared_bytes(l, r, in);
+    }
+    *bytes += most;
+    net->finish = bwk_finish_for_cpu();
+    net->scratch = place_values(p);
+    net->work_bytes = net->scratch + scratch;
+    return BW_OK;
+}
+
+bw_status bw_net_read(const void *file, size_t size, bw_net_info *info, bw_error *err)
+{
+    static _Thread_local bw_net net; /* too large for some stacks, and nothing may be allocated */
+    size_t bytes;
+    *info = (bw_net_info){0};
+    if (err) *err = (bw_error){0};
+    bw_status st = lay_out(&net, file, size, &bytes, err);
+    if (st) return st;
+    const bwr_plan *p = &net.plan;
+    *info = (bw_net_info){.height = p->image_h,
+                          .width = p->image_w,
+                          .channels = p->image_c,
+                          .classes = p->layer[p->n_layers - 1].c,
+                          .layers = p->n_layers,
+                          .net_bytes = round64(sizeof net) + bytes,
+                          .work_bytes = net.work_bytes};
+    return BW_OK;
+}
+
+/* Codes of a layer as int8, in place for a kernel to pack; `to` has room for them. */
+static void unpack(const bwr_layer *l, size_t n, int8_t *to)
+{
+    for (size_t i = 0; i < n; i++) to[i] = (int8_t)bwr_code(l->weight, l->wbits, i);
+}
+
+/* [oc][kh][kw][ic] to [kh][kw][ic][oc], so that sums of all channels advance together. */
+static void real_weights(const bwr_layer *l, size_t taps, float *to)
+{
+    const size_t oc = (size_t)l->c;
+    for (size_t o = 0; o < oc; o++)
+        for (size_t t = 0; t < taps; t++) {
+            const size_t i = o * taps + t;
+            to[t * oc + o] = l->wbits ? (float)(l->sum_mul * bwr_code(l->weight, l->wbits, i) + l->sum_add) : l->real_weight[i];
+        }
+}
+
+bw_status bw_net_init(bw_net **out, const void *file, size_t size, void *memory, size_t bytes, bw_error *err)
+{
+    bw_net_info info;
+    size_t behind;
+    *out = NULL;
+    bw_status st = bw_net_read(file, size, &info, err);
+    if (st) return st;
+    if (!memory || (uintptr_t)memory % 64 || bytes < info.net_bytes)
+        return bwi_fail(err, BW_ARG, "the network wants %zu bytes of memory that is aligned to 64; it got %zu", info.net_bytes,
+                        bytes);
+    bw_net *net = memory;
+    char *at = (char *)memory + round64(sizeof *net);
+    st = lay_out(net, file, size, &behind, err);
+    if (st) return st;
+    for (int i = 0; i < net->plan.n_layers; i++) {
+        const bwr_layer *l = &net->plan.layer[i];
+        bwr_ready *r = &net->ready[i];
+        const bwr_value *in = l->in < 0 ? NULL : &net->plan.value[l->in];
+        const size_t own = prepared_bytes(l, r, in);
+        if (l->kind == BWR_conv) {
+            int8_t *codes = (int8_t *)memory + info.net_bytes - round64(bwr_weights(l, in->c));
+            unpack(l, bwr_weights(l, in->c), codes);
+            r->packed = at;
+            r->kernel->pack(&r->spec, codes, at);
+        } else if (l->kind == BWR_conv_real) {
+            r->real = (float *)(void *)at;
+            real_weights(l, bwr_weights(l, in->c) / (size_t)l->c, r->real);
+        } else if (l->kind == BWR_input) {
+            r->real = (float *)(void *)at;
+            for (int c = 0; c < l->c; c++) /* as training's loader, in float and in this order */
+                for (int v = 0; v < 256; v++) r->real[c * 256 + v] = ((float)v / 255.0f - l->mean[c]) / l->deviation[c];
+        }
+        at += own;
+    }
+    *out = net;
+    return BW_OK;
+}
+
+/* ---- Layers -------------------------------------------------------------------------------------------------------------- */
+
+/* What follows the values of a row that are floats already: the form of kernels/finish.h behind its first line. */
+static void finish_real(const bwk_finish *f, size_t pixel, size_t pixels, const float *x)
+{
+    const size_t c = (size_t)f->channels;
+    for (size_t i = 0; i < pixels * c; i++) {
+        const size_t k = i % c, at = pixel * c + i;
+        float t = x[i];
+        if (f->bias) t = t + f->bias[k];
+        if (f->a) {
+            t = t * f->a[k];
+            t = t + f->b[k];
+        }
+        if (f->residual) t = t + f->residual[at];
+        if (f->relu) t = t < 0 ? 0 : t;
+        if (f->real) f->real[at] = t;
+        for (int q = 0; q < f->n_codes; q++) {
+            const bwk_codes *o = &f->codes[q];
+            float u = (t - o->sub) * o->mul + o->add;
+            u = u > o->lo ? u : o->lo;
+            u = u < o->hi ? u : o->hi;
+            u = (u + 12582912.0f) - 12582912.0f; /* half to even */
+            ((uint8_t *)o->to)[at] = (uint8_t)(int)u;
+        }
+    }
+}
+
+/* sums [oh][ow] of the codes under the kernel. */
+static void window_sums(const bwk_conv_spec *s, const void *x, int32_t *sums)
+{
+    for (int oy = 0; oy < s->oh; oy++)
+        for (int ox = 0; ox < s->ow; ox++) {
+            int32_t sum = 0;
+            for (int ky = 0; ky < s->kh; ky++)
+                for (int kx = 0; kx < s->kw; kx++) {
+                    const int y = oy * s->stride + ky - s->pad, z = ox * s->stride + kx - s->pad;
+                    if (y < 0 || y >= s->ih || z < 0 || z >= s->iw) continue;
+                    const size_t from = ((size_t)y * (size_t)s->iw + (size_t)z) * (size_t)s->ic;
+                    for (size_t c = 0; c < (size_t)s->ic; c++)
+                        sum += s->asigned ? ((const int8_t *)x)[from + c] : ((const uint8_t *)x)[from + c];
+                }
+            sums[(size_t)oy * (size_t)s->ow + (size_t)ox] = sum;
+        }
+}
+
+/* One row of a float convolution: sums in the order of the weights, for all channels side by side. */
+static void conv_real_row(const bwr_layer *l, const bwr_value *in, const float *w, const float *x, int oy, float *row)
+{
+    const size_t oc = (size_t)l->c, group_in = (size_t)(in->c / l->groups), group_out = oc / (size_t)l->groups;
+    memset(row, 0, (size_t)l->w * oc * sizeof *row);
+    for (int ox = 0; ox < l->w; ox++)
+        for (int ky = 0; ky < l->kh; ky++)
+            for (int kx = 0; kx < l->kw; kx++) {
+                const int y = oy * l->stride + ky - l->pad, z = ox * l->stride + kx - l->pad;
+                if (y < 0 || y >= in->h || z < 0 || z >= in->w) continue;
+                const float *from = x + ((size_t)y * (size_t)in->w + (size_t)z) * (size_t)in->c;
+                const float *tap = w + (size_t)(ky * l->kw + kx) * group_in * oc;
+                for (size_t g = 0; g < (size_t)l->groups; g++) {
+                    float *restrict sum = row + (size_t)ox * oc + g * group_out;
+                    for (size_t c = 0; c < group_in; c++) {
+                        const float v = from[g * group_in + c], *restrict weight = tap + c * oc + g * group_out;
+                        for (size_t o = 0; o < group_out; o++) sum[o] += v * weight[o];
+                    }
+                }
+            }
+    for (size_t i = 0; i < (size_t)l->w * oc; i++) row[i] = row[i] * l->scale;
+}
+
+static void pool_row(const bwr_layer *l, const bwr_value *in, const float *x, int oy, float *row)
+{
+    const size_t c = (size_t)l->c;
+    const float factor = 1 / ((float)l->kh * (float)l->kw);
+    for (int ox = 0; ox < l->w; ox++, row += c) {
+        for (size_t k = 0; k < c; k++) row[k] = l->kind == BWR_max_pool ? -INFINITY : 0;
+        for (int ky = 0; ky < l->kh; ky++)
+            for (int kx = 0; kx < l->kw; kx++) {
+                const int y = oy * l->stride + ky - l->pad, z = ox * l->stride + kx - l->pad;
+                if (y < 0 || y >= in->h || z < 0 || z >= in->w) continue;
+                const float *v = x + ((size_t)y * (size_t)in->w + (size_t)z) * c;
+                for (size_t k = 0; k < c; k++) {
+                    if (l->kind == BWR_max_pool)
+                        row[k] = v[k] > row[k] ? v[k] : row[k];
+                    else
+                        row[k] += v[k];
+                }
+            }
+        for (size_t k = 0; l->kind == BWR_avg_pool && k < c; k++) row[k] *= factor;
+    }
+}
+
+static void global_pool(const bwr_layer *l, const bwr_value *in, const float *x, float *row)
+{
+    const size_t c = (size_t)l->c, map = (size_t)in->h * (size_t)in->w;
+    const float factor = 1 / (float)map;
+    memset(row, 0, c * sizeof *row);
+    for (size_t i = 0; i < map; i++)
+        for (size_t k = 0; k < c; k++) row[k] += x[i * c + k];
+    for (size_t k = 0; k < c; k++) row[k] *= factor;
+}
+
+static void shortcut_row(const bwr_layer *l, const bwr_value *in, const float *x, int oy, float *row)
+{
+    const size_t ic = (size_t)in->c, oc = (size_t)l->c, front = (oc - ic) / 2;
+    memset(row, 0, (size_t)l->w * oc * sizeof *row);
+    x += (size_t)oy * (size_t)l->stride * (size_t)in->w * ic;
+    for (size_t ox = 0; ox < (size_t)l->w; ox++)
+        memcpy(row + ox * oc + front, x + ox * (size_t)l->stride * ic, ic * sizeof *row);
+}
+
+static void input_row(const bwr_layer *l, const float *table, const uint8_t *image, int oy, float *row)
+{
+    const size_t n = (size_t)l->w * (size_t)l->c, c = (size_t)l->c;
+    const uint8_t *from = image + (size_t)oy * n;
+    for (size_t i = 0; i < n; i++) row[i] = table[i % c * 256 + from[i]];
+}
+
+/* What follows the layer, with every pointer where this run's values lie. */
+static bwk_finish finish_of(const bwr_layer *l, const bwr_plan *p, char *values)
+{
+    bwk_finish f = {.channels = l->c,
+                    .sum_mul = l->sum_mul,
+                    .sum_add = l->sum_add,
+                    .scale = l->scale,
+                    .bias = l->bias,
+                    .a = l->a,
+                    .b = l->b,
+                    .relu = l->relu,
+                    .n_codes = l->n_codes};
+    if (l->residual >= 0) f.residual = (const float *)(void *)(values + p->value[l->residual].offset);
+    if (l->out >= 0) f.real = (float *)(void *)(values + p->value[l->out].offset);
+    for (int i = 0; i < l->n_codes; i++) {
+        const bwr_codes *q = &l->codes[i];
+        f.codes[i] = (bwk_codes){q->sub, q->mul, q->add, q->lo, q->hi, values + p->value[q->value].offset};
+    }
+    return f;
+}
+
+static void run_conv(const bw_net *net, int i, bwk_finish *f, const void *x, char *scratch)
+{
+    const bwr_layer *l = &net->plan.layer[i];
+    const bwr_ready *r = &net->ready[i];
+    if (l->sum_add) {
+        window_sums(&r->spec, x, (int32_t *)(void *)scratch);
+        f->window = (const int32_t *)(void *)scratch;
+        scratch += round64(map_size(l) * sizeof(int32_t));
+    }
+    r->kernel->run(&r->spec, r->packed, x, 0, l->h, scratch, net->finish, f);
+}
+
+static void run_layer(const bw_net *net, int i, const uint8_t *image, char *values, char *scratch)
+{
+    const bwr_plan *p = &net->plan;
+    const bwr_layer *l = &p->layer[i];
+    const bwr_value *in = l->in < 0 ? NULL : &p->value[l->in];
+    const void *x = in ? values + in->offset : NULL;
+    bwk_finish f = finish_of(l, p, values);
+    if (l->kind == BWR_conv) {
+        run_conv(net, i, &f, x, scratch);
+        return;
+    }
+    float *row = (float *)(void *)scratch;
+    for (int y = 0; y < l->h; y++) {
+        const float *from = row;
+        switch (l->kind) {
+        case BWR_input:
+            input_row(l, net->ready[i].real, image, y, row);
+            break;
+        case BWR_conv_real:
+            conv_real_row(l, in, net->ready[i].real, x, y, row);
+            break;
+        case BWR_avg_pool:
+        case BWR_max_pool:
+            pool_row(l, in, x, y, row);
+            break;
+        case BWR_global_pool:
+            global_pool(l, in, x, row);
+            break;
+        case BWR_shortcut_a:
+            shortcut_row(l, in, x, y, row);
+            break;
+        case BWR_map:
+        case BWR_conv:
+        case BWR_N_KINDS:
+            from = (const float *)x + (size_t)y * (size_t)l->w * (size_t)l->c;
+            break;
+        }
+        finish_real(&f, (size_t)y * (size_t)l->w, (size_t)l->w, from);
+    }
+}
+
+void bw_net_run(const bw_net *net, const uint8_t *images, int n, float *logits, void *work)
+{
+    const bwr_plan *p = &net->plan;
+    const bwr_layer *last = &p->layer[p->n_layers - 1];
+    const size_t image = (size_t)p->image_h * (size_t)p->image_w * (size_t)p->image_c, classes = (size_t)last->c;
+    char *values = work;
+    for (int k = 0; k < n; k++, images += image, logits += classes) {
+        for (int i = 0; i < p->n_layers; i++) run_layer(net, i, images, values, values + net->scratch);
+        memcpy(logits, values + p->value[last->out].offset, classes * sizeof *logits);
+    }
+}
+
+bool bw_net_layer(const bw_net *net, int i, bw_layer_info *info)
+{
+    if (i < 0 || i >= net->plan.n_layers) return false;
+    const bwr_layer *l = &net->plan.layer[i];
+    const bool conv = l->kind == BWR_conv || l->kind == BWR_conv_real;
+    *info = (bw_layer_info){.name = l->name,
+                            .kind = bwr_kind_name[l->kind],
+                            .kernel = net->ready[i].kernel ? net->ready[i].kernel->name : "",
+                            .height = l->h,
+                            .width = l->w,
+                            .channels = l->c,
+                            .weight_bits = l->wbits,
+                            .activation_bits = l->abits,
+                            .activation_signed = l->asigned,
+                            .weight_bytes = l->weight_bytes};
+    if (conv) info->multiply_adds = (int64_t)map_size(l) * (int64_t)bwr_weights(l, net->plan.value[l->in].c);
+    return true;
+}

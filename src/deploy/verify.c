@@ -1,0 +1,171 @@
+/* One truth: the same images through the training graph and through the engine on every instruction set that this CPU has. Engines must agree
+ * to the bit; what the training graph says otherwise is counted. */
+#include "base/alloc.h"
+#include "base/cpu.h"
+#include "base/par.h"
+#include "deploy/export.h"
+#include "train/evaluate.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const levels[] = {"ref", "avx2", "avx512", "avx512bf16", "native"};
+enum { LEVELS = sizeof levels / sizeof *levels, BATCH = 100 };
+
+typedef struct engine {
+    const char *level;
+    bw_net *net;
+    void *memory;
+} engine;
+
+typedef struct verification {
+    bwi_model m;
+    bwi_tensors lowered;
+    uint8_t *image; /* the packed file in memory */
+    size_t image_bytes;
+    bw_net_info info;
+    engine engine[LEVELS];
+    int n_engines;
+    bwi_dataset *data;
+    bwi_exec *exec;
+    uint8_t *pixels;       /* [BATCH] images */
+    float *logits[LEVELS]; /* [BATCH][classes] */
+    int32_t labels[BATCH];
+    void *work; /* [threads][work_bytes] */
+    size_t work_bytes;
+} verification;
+
+static bw_status no_memory(bw_error *err)
+{
+    return bwi_fail(err, BW_NOMEM, "no memory to verify the model");
+}
+
+/* An engine for each instruction set that makes a difference, the plain one first. */
+static bw_status open_engines(verification *v, bw_error *err)
+{
+    unsigned before = ~0u;
+    const unsigned now = bwi_cpu_flags();
+    const char *limit = NULL; /* a level that means what is allowed now */
+    bw_status st = BW_OK;
+    for (int i = 0; i < LEVELS && !st; i++) {
+        if ((st = bwi_cpu_limit(levels[i], err)) != BW_OK) break;
+        const unsigned flags = bwi_cpu_flags();
+        if (flags == now) limit = levels[i];
+        if (flags == before || (flags & ~now)) continue; /* a limit that was set stands */
+        before = flags;
+        engine *e = &v->engine[v->n_engines];
+        st = bw_net_read(v->image, v->image_bytes, &v->info, err);
+        if (st) break;
+        e->level = levels[i];
+        if (!(e->memory = bwi_malloc(v->info.net_bytes))) {
+            st = no_memory(err);
+            break;
+        }
+        v->n_engines++;
+        v->work_bytes = v->info.work_bytes > v->work_bytes ? v->info.work_bytes : v->work_bytes;
+        st = bw_net_init(&e->net, v->image, v->image_bytes, e->memory, v->info.net_bytes, err);
+    }
+    const bw_status back = bwi_cpu_limit(limit, st ? NULL : err);
+    return st ? st : back;
+}
+
+static bw_status prepare(verification *v, const char *path, const bw_verify_options *o, bw_error *err)
+{
+    const bwi_exec_options eo = {.batch = BATCH, .precision = BWI_PRECISION_FAST};
+    bw_status st;
+    BWI_TRY(bwi_lower_model(&v->m, &v->lowered, path, err));
+    BWI_TRY(bwi_safetensors_image(&v->image, &v->image_bytes, &v->lowered, err));
+    BWI_TRY(open_engines(v, err));
+    BWI_TRY(bwi_open_data(&v->data, o->data ? o->data : v->m.recipe->data.source, err));
+    BWI_TRY(bwi_data_fits(v->data, v->m.graph, err));
+    BWI_TRY(bwi_exec_create(&v->exec, v->m.graph, &eo, NULL, err));
+    v->work_bytes = (v->work_bytes + 63) / 64 * 64;
+    v->pixels = bwi_malloc(BATCH * bwi_shape_size(v->data->shape));
+    v->work = bwi_malloc((size_t)bwi_threads() * v->work_bytes);
+    if (!v->pixels || !v->work) BWI_TRY(no_memory(err));
+    for (int i = 0; i < v->n_engines; i++)
+        if (!(v->logits[i] = bwi_malloc(BATCH * (size_t)v->info.classes * sizeof(float)))) BWI_TRY(no_memory(err));
+fail:
+    return st;
+}
+
+static void release(verification *v)
+{
+    for (int i = 0; i < LEVELS; i++) {
+        bwi_free(v->engine[i].memory);
+        bwi_free(v->logits[i]);
+    }
+    bwi_free(v->work);
+    bwi_free(v->pixels);
+    bwi_free(v->image);
+    bwi_exec_destroy(&v->exec);
+    bwi_dataset_close(&v->data);
+    bwi_tensors_free(&v->lowered);
+    bwi_model_close(&v->m);
+}
+
+static int best(const float *logits, int classes)
+{
+    int k = 0;
+    for (int i = 1; i < classes; i++) k = logits[i] > logits[k] ? i : k;
+    return k;
+}
+
+/* n images from number `first` on, through everything. */
+static bw_status batch(verification *v, int first, int n, bw_verify_result *r, double *top1, bw_error *err)
+{
+    const size_t image = bwi_shape_size(v->data->shape);
+    const int classes = v->info.classes;
+    const bwi_normalize *normalize = bwi_normalize_find(v->m.normalize);
+    const void *graph;
+    float *x = bwi_exec_input(v->exec);
+    for (int i = 0; i < n; i++) v->labels[i] = v->data->image(v->data, BWI_TEST, first + i, v->pixels + (size_t)i * image);
+    for (size_t i = 0; i < (size_t)n * image; i++)
+        x[i] = bwi_normalized(normalize, (int)(i % (size_t)v->data->shape.c), v->pixels[i]);
+    bw_status st = bwi_exec_forward(v->exec, n, false, &graph, err);
+    if (st) return st;
+    for (int e = 0; e < v->n_engines; e++) {
+        BWI_PARALLEL_CHUNKS(c)
+        {
+            for (size_t i = bwi_chunk((size_t)n, 1, (size_t)c); i < bwi_chunk((size_t)n, 1, (size_t)c + 1); i++)
+                bw_net_run(v->engine[e].net, v->pixels + i * image, 1, v->logits[e] + i * (size_t)classes,
+                           (char *)v->work + (size_t)bwi_thread() * v->work_bytes);
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        const float *g = (const float *)graph + (size_t)i * (size_t)classes, *own = v->logits[0] + (size_t)i * (size_t)classes;
+        for (int k = 0; k < classes; k++)
+            r->largest_difference = fmax(r->largest_difference, fabs((double)own[k] - (double)g[k]));
+        r->differing_classes += best(g, classes) != best(own, classes);
+        top1[0] += best(g, classes) == v->labels[i];
+        top1[1] += best(own, classes) == v->labels[i];
+        for (int e = 1; e < v->n_engines; e++)
+            for (int k = 0; k < classes; k++)
+                r->differing_logits +=
+                    memcmp(&own[k], &v->logits[e][(size_t)i * (size_t)classes + (size_t)k], sizeof *own) != 0;
+    }
+    return BW_OK;
+}
+
+bw_status bw_verify(const char *model, const bw_verify_options *options, bw_verify_result *result, bw_error *err)
+{
+    verification v = {0};
+    double top1[2] = {0, 0};
+    bw_status st;
+    size_t at = 0;
+    *result = (bw_verify_result){0};
+    if (err) *err = (bw_error){0};
+    bwi_threads_set(options->threads);
+    BWI_TRY(prepare(&v, model, options, err));
+    const int all = v.data->n[BWI_TEST], n = options->limit > 0 && options->limit < all ? options->limit : all;
+    for (int i = 0; i < n; i += BATCH) BWI_TRY(batch(&v, i, n - i < BATCH ? n - i : BATCH, result, top1, err));
+    for (int e = 0; e < v.n_engines && at < sizeof result->engines; e++)
+        at += (size_t)snprintf(result->engines + at, sizeof result->engines - at, "%s%s", e ? ", " : "", v.engine[e].level);
+    result->images = n;
+    result->graph_top1 = 100 * top1[0] / n;
+    result->engine_top1 = 100 * top1[1] / n;
+    result->packed_bytes = v.image_bytes;
+fail:
+    release(&v);
+    return st;
+}

@@ -1,0 +1,34 @@
+#!/bin/sh
+# export and verify: a trained model becomes a packed file, and the engine says what training says.
+
+. tests/cli/helpers
+
+cat >tiny.yaml <<'YAML'
+quant: {weight: lsq, activation: lsq, weight_bits: 2, activation_bits: 2, policy: first-last-8}
+optim: {lr: 0.01}
+data: {limit: 64}
+train: {epochs: 1, batch: 32, threads: 1}
+YAML
+expect 0 train tiny.yaml --out runs/tiny --quiet
+
+expect 0 export runs/tiny/model.safetensors --out tiny.packed
+silent out
+[ -s tiny.packed ] || fail "no packed file"
+[ "$(wc -c <tiny.packed)" -lt 76500 ] || fail "the packed file has $(wc -c <tiny.packed) bytes"
+expect 0 export runs/tiny/checkpoint.safetensors --out again.packed --to packed
+cmp -s tiny.packed again.packed || fail "model and checkpoint give other files"
+refuse "bitwright export: --out is missing: name the file to write" export runs/tiny/model.safetensors
+expect 2 export runs/tiny/model.safetensors --out x --to pakced
+has err "did you mean 'packed'"
+expect 1 export nothing.safetensors --out x
+has err "nothing.safetensors"
+[ ! -e x ] || fail "a failed export left its file"
+
+expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 1
+has out "0 logits differ"
+expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 2 --json
+json out '$o->{images} == 20 && $o->{differing_logits} == 0 && $o->{differing_classes} == 0 && $o->{largest_difference} == 0'
+expect 0 verify runs/tiny/model.safetensors --limit 5 --cpu ref --json
+json out '$o->{engines} eq "ref" && $o->{differing_logits} == 0'
+expect 1 verify tiny.packed
+finish

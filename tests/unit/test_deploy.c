@@ -1,0 +1,414 @@
+/* Lowering, packed files and the engine: what was trained is what runs. */
+#include "base/alloc.h"
+#include "base/cpu.h"
+#include "base/par.h"
+#include "base/rng.h"
+#include "deploy/lower.h"
+#include "zoo/zoo.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define CHECK(expr)                                                                                                            \
+    do {                                                                                                                       \
+        bw_error err_ = {0};                                                                                                   \
+        bw_error *err = &err_;                                                                                                 \
+        if ((expr) != BW_OK) fail_msg("%s: %s", #expr, err->msg);                                                              \
+    } while (0)
+
+enum { IMAGES = 6 };
+
+/* ---- Networks ------------------------------------------------------------------------------------------------------------ */
+
+/* Weights, batch norms with negative and zero gamma, running statistics of one training batch. */
+static void warm_up(bwi_graph *g)
+{
+    bwi_exec *e;
+    bwi_rng r = bwi_rng_make(3, BWI_RNG_TEST, 1, 0);
+    const bwi_exec_options o = {.batch = IMAGES, .train = true};
+    bwi_graph_init(g, 11);
+    for (int i = 0; i < g->n_params; i++) {
+        bwi_param *p = &g->param[i];
+        if (p->role != BWI_PARAM_NORM) continue;
+        for (size_t k = 0; k < p->numel; k++)
+            ((float *)p->data)[k] += (float)(0.4 * bwi_rng_normal(&r)) - (k % 7 == 3 ? 1.0f : 0);
+        if (p->numel > 5) ((float *)p->data)[5] = 0;
+    }
+    g->version++;
+    CHECK(bwi_exec_create(&e, g, &o, NULL, err));
+    float *x = bwi_exec_input(e);
+    for (int step = 0; step < 2; step++) {
+        for (size_t i = 0; i < IMAGES * bwi_shape_size(g->value[0].shape); i++) x[i] = (float)bwi_rng_normal(&r);
+        CHECK(bwi_exec_forward(e, IMAGES, true, NULL, err));
+    }
+    bwi_exec_destroy(&e);
+}
+
+typedef struct deployed {
+    bwi_tensors lowered;
+    uint8_t *file;
+    size_t size;
+    bw_net_info info;
+    void *memory, *work;
+    bw_net *net;
+} deployed;
+
+static void deploy(deployed *d, bwi_graph *g)
+{
+    memset(d, 0, sizeof *d);
+    CHECK(bwi_lower(&d->lowered, g, bwi_normalize_find("cifar"), err));
+    CHECK(bwi_safetensors_image(&d->file, &d->size, &d->lowered, err));
+    CHECK(bw_net_read(d->file, d->size, &d->info, err));
+    assert_non_null(d->memory = bwi_malloc(d->info.net_bytes));
+    assert_non_null(d->work = bwi_malloc(d->info.work_bytes));
+    CHECK(bw_net_init(&d->net, d->file, d->size, d->memory, d->info.net_bytes, err));
+}
+
+static void undeploy(deployed *d)
+{
+    bwi_free(d->memory);
+    bwi_free(d->work);
+    bwi_free(d->file);
+    bwi_tensors_free(&d->lowered);
+}
+
+static uint8_t pixel(size_t i)
+{
+    bwi_rng r = bwi_rng_make(8, BWI_RNG_TEST, i, 0);
+    return (uint8_t)bwi_rng_u64(&r);
+}
+
+/* Logits of the training graph (in `fast`) and of the engine on every instruction set; returns the largest difference between the two, and
+ * wants none between the engines. */
+static double compare(bwi_graph *g, const char *what)
+{
+    static const char *const levels[] = {"ref", "avx2", "avx512", "native"};
+    const bwi_exec_options o = {.batch = IMAGES, .precision = BWI_PRECISION_FAST};
+    const bwi_normalize *normalize = bwi_normalize_find("cifar");
+    const size_t image = bwi_shape_size(g->value[0].shape), n = IMAGES * image, m = IMAGES * (size_t)g->classes;
+    bwi_exec *e;
+    const void *graph;
+    double worst = 0;
+    uint8_t *pixels = malloc(n);
+    float *first = malloc(m * sizeof *first), *own = malloc(m * sizeof *own);
+    assert_true(pixels && first && own);
+    CHECK(bwi_exec_create(&e, g, &o, NULL, err));
+    for (size_t i = 0; i < n; i++) {
+        pixels[i] = pixel(i);
+        ((float *)bwi_exec_input(e))[i] = bwi_normalized(normalize, (int)(i % 3), pixels[i]);
+    }
+    CHECK(bwi_exec_forward(e, IMAGES, false, &graph, err));
+    for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+        deployed d;
+        CHECK(bwi_cpu_limit(levels[l], err));
+        deploy(&d, g);
+        bw_net_run(d.net, pixels, IMAGES, l ? own : first, d.work);
+        undeploy(&d);
+        if (l && memcmp(own, first, m * sizeof *own)) fail_msg("%s: engines ref and %s differ", what, levels[l]);
+    }
+    CHECK(bwi_cpu_limit(NULL, err));
+    for (size_t i = 0; i < m; i++) {
+        const double a = (double)first[i], b = (double)((const float *)graph)[i];
+        assert_true(isfinite(a));
+        worst = fmax(worst, fabs(a - b));
+    }
+    bwi_exec_destroy(&e);
+    free(pixels);
+    free(first);
+    free(own);
+    return worst;
+}
+
+/* ---- Whole networks ------------------------------------------------------------------------------------------------------ */
+
+static void check_net(const bwi_quant_spec *spec, const char *shortcut, bool last_bn, bool exact)
+{
+    const bwi_net_options net = {.shortcut = shortcut, .last_bn = last_bn, .classes = 10, .input = {32, 32, 3}};
+    char what[200];
+    bwi_graph *g;
+    snprintf(what, sizeof what, "%s/%s %d/%d bits, %s, %s", spec->weight_quantizer, spec->activation_quantizer,
+             spec->weight_bits, spec->activation_bits, spec->policy, shortcut);
+    CHECK(bwi_net_create(&g, "resnet20", &net, BWI_DT_F32, err));
+    CHECK(bwi_graph_quantize(g, spec, err));
+    warm_up(g);
+    const double worst = compare(g, what);
+    printf("%s: logits differ by at most %.2g\n", what, worst);
+    /* Sums of float layers may be rounded in another order; behind them, codes may then differ by one. */
+    if (exact && worst != 0) fail_msg("%s: logits differ by %g", what, worst);
+    bwi_graph_destroy(&g);
+}
+
+static void test_lsq(void **state)
+{
+    (void)state;
+    static const int bits[] = {1, 2, 3, 4, 8};
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
+        const bwi_quant_spec spec = {.weight_quantizer = "lsq",
+                                     .activation_quantizer = "lsq",
+                                     .weight_bits = bits[i],
+                                     .activation_bits = bits[i],
+                                     .policy = "first-last-8"};
+        check_net(&spec, i % 2 ? "projection" : "A", i == 2, true);
+    }
+}
+
+static void test_others(void **state)
+{
+    (void)state;
+    static const bwi_quant_spec specs[] = {
+        {.weight_quantizer = "interval",
+         .activation_quantizer = "interval",
+         .weight_bits = 1,
+         .activation_bits = 1,
+         .policy = "inner"},
+        {.weight_quantizer = "interval",
+         .activation_quantizer = "interval",
+         .weight_bits = 8,
+         .activation_bits = 8,
+         .policy = "inner"},
+        {.weight_quantizer = "interval",
+         .activation_quantizer = "interval",
+         .weight_bits = 2,
+         .activation_bits = 3,
+         .policy = "all"},
+        {.weight_quantizer = "dorefa",
+         .activation_quantizer = "pact",
+         .weight_bits = 4,
+         .activation_bits = 4,
+         .policy = "blocks"},
+        {.weight_quantizer = "dorefa",
+         .activation_quantizer = "dorefa",
+         .weight_bits = 8,
+         .activation_bits = 2,
+         .policy = "inner"},
+        {.weight_quantizer = "bwn", .activation_quantizer = "none", .weight_bits = 1, .policy = "all"},
+        {.weight_quantizer = "bwn", .activation_quantizer = "lsq", .weight_bits = 1, .activation_bits = 8, .policy = "all"},
+        {.weight_quantizer = "none", .activation_quantizer = "none", .policy = "all"},
+    };
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
+        check_net(&specs[i], i % 2 ? "A" : "projection", i % 3 == 0, false);
+}
+
+/* Pools, groups, a depthwise convolution, strides, odd sizes, one value for two quantizers, a sum of two float values. */
+static void test_odd(void **state)
+{
+    (void)state;
+    const bwi_attr stem = {.out = 12, .kh = 5, .kw = 3, .stride = 2, .pad = 1},
+                   group = {.out = 18, .kh = 3, .kw = 3, .pad = 1, .groups = 3},
+                   depth = {.out = 18, .kh = 3, .kw = 3, .stride = 2, .groups = 18},
+                   one = {.out = 18, .kh = 1, .kw = 1, .bias = true}, norm = {.eps = 1e-5, .momentum = 0.1},
+                   pool = {.kh = 3, .kw = 3, .stride = 2, .pad = 1}, average = {.kh = 2, .kw = 2, .stride = 2},
+                   last = {.out = 5, .bias = true};
+    const bwi_quant_spec spec = {
+        .weight_quantizer = "lsq", .activation_quantizer = "lsq", .weight_bits = 3, .activation_bits = 4, .policy = "all"};
+    bwi_graph *g;
+    int v = 0, left, right;
+    CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){47, 39, 3}, err));
+    CHECK(bwi_graph_add(g, "conv2d", "stem", &v, 1, &stem, &v, err));
+    CHECK(bwi_graph_add(g, "batch_norm", "bn1", &v, 1, &norm, &v, err));
+    CHECK(bwi_graph_add(g, "relu", "relu1", &v, 1, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "max_pool", "pool1", &v, 1, &pool, &v, err));
+    CHECK(bwi_graph_add(g, "conv2d", "group", &v, 1, &group, &left, err));
+    CHECK(bwi_graph_add(g, "conv2d", "one", &v, 1, &one, &right, err));
+    CHECK(bwi_graph_add(g, "add", "add", (int[]){left, right}, 2, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "relu", "relu2", &v, 1, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "avg_pool", "pool2", &v, 1, &average, &v, err));
+    CHECK(bwi_graph_add(g, "conv2d", "depth", &v, 1, &depth, &v, err));
+    CHECK(bwi_graph_add(g, "global_pool", "pool3", &v, 1, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "linear", "fc", &v, 1, &last, &v, err));
+    g->output = v;
+    g->classes = 5;
+    CHECK(bwi_graph_quantize(g, &spec, err));
+    warm_up(g);
+    const double worst = compare(g, "odd");
+    if (worst != 0) fail_msg("odd network: logits differ by %g", worst);
+    bwi_graph_destroy(&g);
+}
+
+/* ---- Files --------------------------------------------------------------------------------------------------------------- */
+
+static bwi_graph *small(void)
+{
+    const bwi_attr conv = {.out = 4, .kh = 3, .kw = 3, .pad = 1}, norm = {.eps = 1e-5, .momentum = 0.1},
+                   last = {.out = 3, .bias = true};
+    const bwi_quant_spec spec = {.weight_quantizer = "interval",
+                                 .activation_quantizer = "interval",
+                                 .weight_bits = 2,
+                                 .activation_bits = 2,
+                                 .policy = "all"};
+    bwi_graph *g;
+    int v = 0, first;
+    CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){6, 5, 3}, err));
+    CHECK(bwi_graph_add(g, "conv2d", "conv1", &v, 1, &conv, &v, err));
+    CHECK(bwi_graph_add(g, "batch_norm", "bn1", &v, 1, &norm, &v, err));
+    CHECK(bwi_graph_add(g, "relu", "relu1", &v, 1, NULL, &first, err));
+    CHECK(bwi_graph_add(g, "conv2d", "conv2", &first, 1, &conv, &v, err));
+    CHECK(bwi_graph_add(g, "add", "add", (int[]){v, first}, 2, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "global_pool", "pool", &v, 1, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "linear", "fc", &v, 1, &last, &v, err));
+    g->output = v;
+    g->classes = 3;
+    CHECK(bwi_graph_quantize(g, &spec, err));
+    warm_up(g);
+    return g;
+}
+
+/* Opens what may be a damaged file, placed so that a sanitizer sees a read past its end; runs it when it opens. */
+static bw_status try_file(const uint8_t *bytes, size_t n)
+{
+    bw_net_info info;
+    bw_error err = {0};
+    uint8_t *exact = malloc(n ? n : 1);
+    assert_non_null(exact);
+    memcpy(exact, bytes, n);
+    bw_status st = bw_net_read(exact, n, &info, &err);
+    if (st == BW_OK && info.net_bytes < (64 << 20) && info.work_bytes < (64 << 20)) {
+        bw_net *net;
+        void *memory = bwi_malloc(info.net_bytes), *work = bwi_malloc(info.work_bytes);
+        uint8_t *image = calloc(1, (size_t)info.height * (size_t)info.width * (size_t)info.channels);
+        float *logits = malloc((size_t)info.classes * sizeof *logits);
+        assert_true(memory && work && image && logits);
+        assert_int_equal(bw_net_init(&net, exact, n, memory, info.net_bytes, &err), BW_OK);
+        bw_net_run(net, image, 1, logits, work);
+        bwi_free(memory);
+        bwi_free(work);
+        free(image);
+        free(logits);
+    } else if (st != BW_OK) {
+        assert_true(err.msg[0]);
+    }
+    free(exact);
+    return st;
+}
+
+static void test_damaged(void **state)
+{
+    (void)state;
+    bwi_graph *g = small();
+    bwi_rng r = bwi_rng_make(4, BWI_RNG_TEST, 0, 0);
+    deployed d;
+    deploy(&d, g);
+    assert_int_equal(try_file(d.file, d.size), BW_OK);
+    for (size_t n = 0; n < d.size; n++) assert_true(try_file(d.file, n) != BW_OK);
+    uint8_t *copy = malloc(d.size);
+    assert_non_null(copy);
+    const char alphabet[] = "0123456789 ;x{}[]\":,zNRBqioacwkspgmtr\\";
+    for (int trial = 0; trial < 30000; trial++) {
+        memcpy(copy, d.file, d.size);
+        for (uint32_t k = 0; k <= bwi_rng_below(&r, 3); k++) {
+            const uint32_t at = bwi_rng_below(&r, (uint32_t)d.size);
+            copy[at] =
+                bwi_rng_below(&r, 4) ? (uint8_t)alphabet[bwi_rng_below(&r, sizeof alphabet - 1)] : (uint8_t)bwi_rng_u64(&r);
+        }
+        try_file(copy, d.size);
+    }
+    free(copy);
+    undeploy(&d);
+    bwi_graph_destroy(&g);
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    bwi_graph *g = small();
+    bw_net *net;
+    bw_error error;
+    deployed d;
+    deploy(&d, g);
+    assert_int_equal(bw_net_init(&net, d.file, d.size, d.memory, d.info.net_bytes - 1, &error), BW_ARG);
+    assert_null(net);
+    assert_int_equal(bw_net_init(&net, d.file, d.size, (char *)d.memory + 1, d.info.net_bytes, &error), BW_ARG);
+    assert_int_equal(bw_net_init(&net, d.file, d.size, NULL, d.info.net_bytes, &error), BW_ARG);
+    /* The engine allocates nothing, and stays within what it asked for. */
+    uint8_t image[6 * 5 * 3], *guarded = bwi_malloc(d.info.work_bytes + 128);
+    float once[3], again[6];
+    assert_non_null(guarded);
+    memset(guarded, 0xa5, d.info.work_bytes + 128);
+    for (size_t i = 0; i < sizeof image; i++) image[i] = pixel(i);
+    bwi_alloc_fail_at(0, 1);
+    assert_int_equal(bw_net_init(&net, d.file, d.size, d.memory, d.info.net_bytes, &error), BW_OK);
+    bw_net_run(net, image, 1, once, guarded);
+    bwi_alloc_fail_at(-1, 0);
+    for (size_t i = 0; i < 128; i++) assert_int_equal(guarded[d.info.work_bytes + i], 0xa5);
+    memset(guarded, 0, d.info.work_bytes); /* nothing expected in it */
+    uint8_t two[2 * sizeof image];
+    memcpy(two, image, sizeof image);
+    memcpy(two + sizeof image, image, sizeof image);
+    bw_net_run(net, two, 2, again, guarded);
+    assert_memory_equal(once, again, sizeof once);
+    assert_memory_equal(once, again + 3, sizeof once);
+    bwi_free(guarded);
+    undeploy(&d);
+    bwi_graph_destroy(&g);
+}
+
+/* Bytes follow bits. */
+static void test_size(void **state)
+{
+    (void)state;
+    static const int bits[] = {8, 4, 2};
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
+        const bwi_net_options net = {.shortcut = "A", .classes = 10, .input = {32, 32, 3}};
+        const bwi_quant_spec spec = {.weight_quantizer = "lsq",
+                                     .activation_quantizer = "lsq",
+                                     .weight_bits = bits[i],
+                                     .activation_bits = bits[i],
+                                     .policy = "first-last-8"};
+        bwi_graph *g;
+        deployed d;
+        size_t weights = 0, scales = 0;
+        CHECK(bwi_net_create(&g, "resnet20", &net, BWI_DT_F32, err));
+        CHECK(bwi_graph_quantize(g, &spec, err));
+        warm_up(g);
+        deploy(&d, g);
+        for (int k = 0; k < g->n_nodes; k++) {
+            const bwi_node *n = &g->node[k];
+            if (n->wq) weights += (g->param[n->param[0]].numel * (size_t)n->wq->bits + 7) / 8;
+            if (!strcmp(n->op->name, "batch_norm")) scales += 8 * (size_t)g->value[n->out].shape.c;
+            scales += n->aq ? 20 : n->wq ? 4 : 0;
+        }
+        printf("%d bits: %zu bytes, %zu of weights, %zu of scales\n", bits[i], d.size, weights, scales);
+        assert_true((double)d.size < 1.03 * (double)(weights + scales));
+        undeploy(&d);
+        bwi_graph_destroy(&g);
+    }
+}
+
+/* What cannot be packed is said, with the layer. */
+static void test_refused(void **state)
+{
+    (void)state;
+    const bwi_attr conv = {.out = 4, .kh = 1, .kw = 1};
+    const bwi_quant_spec spec = {.activation_quantizer = "lsq", .activation_bits = 4, .policy = "all"};
+    bwi_graph *g;
+    bwi_tensors out;
+    bw_error error;
+    int v = 0;
+    CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){4, 4, 3}, err));
+    CHECK(bwi_graph_add(g, "conv2d", "conv1", &v, 1, &conv, &v, err));
+    CHECK(bwi_graph_add(g, "global_pool", "pool", &v, 1, NULL, &v, err));
+    g->output = v;
+    g->classes = 4;
+    CHECK(bwi_graph_quantize(g, &spec, err));
+    assert_int_equal(bwi_lower(&out, g, bwi_normalize_find("cifar"), &error), BW_ARG); /* never initialised */
+    warm_up(g);
+    assert_int_equal(bwi_lower(&out, g, bwi_normalize_find("cifar"), &error), BW_UNSUPPORTED);
+    assert_non_null(strstr(error.msg, "conv1"));
+    bwi_graph_destroy(&g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lsq),     cmocka_unit_test(test_others), cmocka_unit_test(test_odd),
+        cmocka_unit_test(test_damaged), cmocka_unit_test(test_memory), cmocka_unit_test(test_size),
+        cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,38 @@
+/* bitwright export: a trained model in a form that is deployed. */
+#include "commands.h"
+#include <stdio.h>
+
+typedef struct export_options {
+    common common;
+    const char *model, *out, *to;
+} export_options;
+
+#define AT(f) offsetof(export_options, f)
+static const option options[] = {
+    {OPT_ARG, "MODEL", NULL, "model or checkpoint (safetensors) of this program", AT(model), 0, 0, NULL, NULL},
+    {OPT_TEXT, "out", "FILE", "the file to write", AT(out), 0, 0, NULL, NULL},
+    {OPT_TEXT, "to", "FORM", "packed (default): a file for the engine", AT(to), 0, 0, NULL, NULL},
+};
+
+static int run(void *o);
+const command command_export = {
+    .name = "export",
+    .summary = "Write a trained model in a form that is deployed.",
+    .example = "bitwright export runs/demo-lsq-w2a2/model.safetensors --out demo.packed.safetensors",
+    .options = options,
+    .n_options = COUNT(options),
+    .size = sizeof(export_options),
+    .run = run,
+};
+
+static int run(void *options_)
+{
+    const export_options *o = options_;
+    bw_error err = {0};
+    if (!o->out) {
+        fprintf(stderr, "bitwright export: --out is missing: name the file to write\nSee 'bitwright export --help'.\n");
+        return EXIT_USAGE;
+    }
+    if (bw_export(o->model, o->out, o->to, &err) != BW_OK) return report_failure("export", &err);
+    return EXIT_OK;
+}

@@ -1,0 +1,56 @@
+/* bitwright verify: the engine against the training graph. */
+#include "commands.h"
+#include <stdio.h>
+
+typedef struct verify_options {
+    common common;
+    const char *model, *data;
+    int64_t limit, threads;
+    bool json;
+} verify_options;
+
+#define AT(f) offsetof(verify_options, f)
+static const option options[] = {
+    {OPT_ARG, "MODEL", NULL, "model or checkpoint (safetensors) of this program", AT(model), 0, 0, NULL, NULL},
+    {OPT_TEXT, "data", "SPEC", "data set: shapes, cifar10:DIR, cifar100:DIR; what the model was trained on by default",
+     AT(data), 0, 0, NULL, NULL},
+    {OPT_INT, "limit", "N", "only the first so many test images; 0: all", AT(limit), 0, 1000000000, NULL, NULL},
+    {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
+    {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
+};
+
+static int run(void *o);
+const command command_verify = {
+    .name = "verify",
+    .summary = "Compare the engine, on every instruction set of this CPU, with the training graph.",
+    .text = "Exits with 1 when a logit of the engine differs between instruction sets.",
+    .example = "bitwright verify runs/demo-lsq-w2a2/model.safetensors --limit 500",
+    .options = options,
+    .n_options = COUNT(options),
+    .size = sizeof(verify_options),
+    .run = run,
+};
+
+static int run(void *options_)
+{
+    const verify_options *o = options_;
+    const bw_verify_options v = {.data = o->data, .limit = (int)o->limit, .threads = (int)o->threads};
+    bw_verify_result r;
+    bw_error err = {0};
+    if (bw_verify(o->model, &v, &r, &err) != BW_OK) return report_failure("verify", &err);
+    const int code = r.differing_logits ? EXIT_WORK : EXIT_OK;
+    if (o->json) {
+        const int printed =
+            print_json(json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:s}", "images", (json_int_t)r.images, "differing_logits",
+                                 (json_int_t)r.differing_logits, "differing_classes", (json_int_t)r.differing_classes,
+                                 "largest_difference", r.largest_difference, "graph_top1", r.graph_top1, "engine_top1",
+                                 r.engine_top1, "packed_bytes", (json_int_t)r.packed_bytes, "engines", r.engines));
+        return printed == EXIT_OK ? code : printed;
+    }
+    printf("%lld images; engine on %s: %lld logits differ\n", (long long)r.images, r.engines, (long long)r.differing_logits);
+    printf("training graph: %lld images get another class, logits differ by at most %.3g\n", (long long)r.differing_classes,
+           r.largest_difference);
+    printf("top-1: training graph %.2f %%, engine %.2f %%; packed file %llu bytes\n", r.graph_top1, r.engine_top1,
+           (unsigned long long)r.packed_bytes);
+    return code;
+}
