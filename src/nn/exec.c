@@ -332,15 +332,29 @@ bw_status bwi_exec_forward(bwi_exec *e, int n, bool train, const void **logits, 
 }
 
 /* ---- Loss and backward ------------------------------------------------------------------------------------------------------ */
-bw_status bwi_exec_loss(bwi_exec *e, const int32_t *labels, double *loss, int *top1, int *top5, bw_error *err)
+static bw_status loss_of(bwi_exec *e, const int32_t *labels, const void *teacher, double *loss, int *top1, int *top5,
+                         bw_error *err)
 {
     if (!e->n) return bwi_fail(err, BW_ARG, "a loss before any forward pass");
     const bwi_slot_info *out = &e->value[e->g->output];
+    const bwi_loss_fns *fns = bwi_softmax_ce[e->variant];
+    const void *logits = bwi_buffer_at(e, out->data);
     void *grad = e->trained ? bwi_buffer_at(e, out->grad) : NULL;
-    bw_status st =
-        bwi_softmax_ce[e->variant]->loss(bwi_buffer_at(e, out->data), labels, e->n, e->g->classes, loss, top1, top5, grad, err);
+    bw_status st = teacher ? fns->distill(logits, teacher, labels, e->n, e->g->classes, loss, top1, top5, grad, err)
+                           : fns->loss(logits, labels, e->n, e->g->classes, loss, top1, top5, grad, err);
     e->have_loss = grad && !st;
     return st;
+}
+
+bw_status bwi_exec_loss(bwi_exec *e, const int32_t *labels, double *loss, int *top1, int *top5, bw_error *err)
+{
+    return loss_of(e, labels, NULL, loss, top1, top5, err);
+}
+
+bw_status bwi_exec_distill(bwi_exec *e, const int32_t *labels, const void *teacher, double *loss, int *top1, int *top5,
+                           bw_error *err)
+{
+    return loss_of(e, labels, teacher, loss, top1, top5, err);
 }
 
 static bw_status backward_step(bwi_exec *e, bwi_step *p, bw_error *err)

@@ -12,6 +12,11 @@
 typedef struct bwi_loss_fns { /* one table per variant */
     bw_status (*loss)(const void *logits, const int32_t *labels, int n, int classes, double *loss, int *top1, int *top5,
                       void *grad, bw_error *err);
+    /* The same for distillation at temperature 1 (LSQ, section 3.7): half the cross entropy with the labels and half that with
+     * p = softmax(teacher), so dL/dx = (softmax(x) - (onehot + p) / 2) / n. teacher [n,classes] real, in: logits, not grad. Of a student
+     * with the teacher's logits the second half has no gradient at all. BW_NUMERIC also for a teacher's logit that is not finite. */
+    bw_status (*distill)(const void *logits, const void *teacher, const int32_t *labels, int n, int classes, double *loss,
+                         int *top1, int *top5, void *grad, bw_error *err);
 } bwi_loss_fns;
 
 extern const bwi_loss_fns *const bwi_softmax_ce[BWI_VARIANTS];

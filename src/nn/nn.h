@@ -135,6 +135,9 @@ BW_MUST_USE bw_status bwi_exec_forward(bwi_exec *e, int n, bool train, const voi
 /* Softmax cross entropy of the last forward's logits: mean loss over n, number of correct top-1 and top-5, and, with backward, gradients
  * of every parameter (param->grad and quantizer dtheta are overwritten). labels [n] in [0, classes). */
 BW_MUST_USE bw_status bwi_exec_loss(bwi_exec *e, const int32_t *labels, double *loss, int *top1, int *top5, bw_error *err);
+/* The same with a teacher's logits [n,classes] real: the mean of the cross entropies with the labels and with softmax(teacher). */
+BW_MUST_USE bw_status bwi_exec_distill(bwi_exec *e, const int32_t *labels, const void *teacher, double *loss, int *top1,
+                                       int *top5, bw_error *err);
 BW_MUST_USE bw_status bwi_exec_backward(bwi_exec *e, bw_error *err);
 /* Backward of an arbitrary gradient of the logits, [n,classes] real: for checks and distillation. */
 BW_MUST_USE bw_status bwi_exec_backward_from(bwi_exec *e, const void *glogits, bw_error *err);

@@ -87,6 +87,11 @@ static const bwi_key keys[] = {
      "rules for single layers, later ones win: [{match: 'layer1.*', weight_bits: 4, activation_bits: -1}]; -1: float, 0: "
      "unchanged"},
 
+    TEXT("distill.teacher", distill.teacher, "",
+         "model file whose network teaches, usually the float one of init; the loss, also the one reported for training, is "
+         "then "
+         "the mean of the cross entropies with the labels and with its probabilities; empty: off"),
+
     NAME("optim.name", optim.name, "sgd", optimizers, "the optimizer"),
     REAL("optim.lr", optim.lr, "0.1", 0, HUGE_VAL, "learning rate"),
     REAL("optim.weight_decay", optim.weight_decay, "0", 0, HUGE_VAL, "L2 penalty, added to the gradient as lambda * w"),

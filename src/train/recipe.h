@@ -25,6 +25,9 @@ struct bw_recipe {
         int n_layers;
     } quant;
     struct {
+        char *teacher;
+    } distill; /* a model of this library; "": none */
+    struct {
         char *name, *schedule, *per;
         double lr, weight_decay, momentum, beta1, beta2, eps, warmup_epochs, gamma;
         double quant_lr, quant_weight_decay, norm_lr, norm_weight_decay; /* negative: as the weights' */

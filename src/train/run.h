@@ -2,6 +2,7 @@
 #ifndef BWI_RUN_H
 #define BWI_RUN_H
 #include "data/data.h"
+#include "train/distill.h"
 #include "train/meta.h"
 #include "train/params.h"
 
@@ -30,6 +31,7 @@ typedef struct bwi_run {
     bwi_loader *train_loader, *test_loader;
     bwi_graph *graph;
     bwi_exec *exec, *test_exec;
+    bwi_teacher teacher; /* of recipe key distill.teacher */
     bwi_params params;
     bwi_meta *meta;         /* NULL: gradients are not learned */
     int64_t steps;          /* per epoch */

@@ -144,6 +144,7 @@ static bw_status build_network(bwi_run *run, char **precision_note, bw_error *er
     BWI_TRY(bwi_exec_create(&run->test_exec, run->graph, &o, NULL, err));
     BWI_TRY(bwi_params_create(&run->params, run->graph, r, run->steps, err));
     BWI_TRY(bwi_meta_create(&run->meta, &run->params, (uint64_t)r->train.seed, err));
+    BWI_TRY(bwi_teacher_open(&run->teacher, r, run->graph, err));
     return BW_OK;
 fail:
     return st;
@@ -228,6 +229,9 @@ static bw_status announce(bwi_run *run, const char *precision_note, bw_error *er
                               r->optim.lr, r->optim.schedule, r->optim.per, r->train.precision),
                  err));
     BWI_TRY(note(run, bwi_layer_table(run->graph), err));
+    if (run->teacher.exec)
+        BWI_TRY(
+            note(run, bwi_asprintf("distillation from %s in %s", run->teacher.model.graph->family, r->distill.teacher), err));
     if (precision_note && *precision_note) BWI_TRY(note(run, bwi_strdup(precision_note), err));
     return BW_OK;
 fail:
@@ -245,7 +249,7 @@ static bw_status train_step(bwi_run *run, const bwi_batch *batch, bw_error *err)
     memcpy(bwi_exec_input(run->exec), batch->x, (size_t)batch->n * bwi_shape_size(run->data->shape) * sizeof(float));
     if (run->meta) BWI_TRY(bwi_meta_before(run->meta, at->epoch, at->step, err));
     BWI_TRY(bwi_exec_forward(run->exec, batch->n, true, NULL, err));
-    BWI_TRY(bwi_exec_loss(run->exec, batch->labels, &loss, &top1, &top5, err));
+    BWI_TRY(bwi_teacher_loss(&run->teacher, run->exec, batch, &loss, &top1, &top5, err));
     if (!isfinite(loss)) return bwi_fail(err, BW_NUMERIC, "the loss is not finite");
     BWI_TRY(bwi_exec_backward(run->exec, err));
     if (run->meta) bwi_meta_after(run->meta, at->epoch, at->step);
@@ -382,6 +386,7 @@ static void close_run(bwi_run *run)
     bwi_params_destroy(&run->params);
     bwi_exec_destroy(&run->exec);
     bwi_exec_destroy(&run->test_exec);
+    bwi_teacher_close(&run->teacher);
     bwi_graph_destroy(&run->graph);
     bwi_loader_destroy(&run->train_loader);
     bwi_loader_destroy(&run->test_loader);

@@ -94,4 +94,15 @@ expect 0 import runs/float/model.safetensors --net resnet20 --out imported.safet
 json out '$o->{out} eq "imported.safetensors" && @{$o->{report}} && $o->{model}'
 expect 1 import runs/float/model.safetensors --net resnet32 --out other.safetensors
 [ ! -e other.safetensors ] || fail "a failed import left its file"
+
+# Distillation: the float model teaches; what cannot teach is refused before anything is written.
+expect 0 train tiny.yaml --out runs/distilled --set distill.teacher=runs/float/model.safetensors --epochs 1
+has err "distillation from resnet20 in runs/float/model.safetensors"
+expect 1 train tiny.yaml --out runs/refused --set distill.teacher=nowhere.safetensors
+has err "distill.teacher: nowhere.safetensors"
+expect 1 train tiny.yaml --out runs/refused --set "distill.teacher=$root/tests/golden/resnet20.safetensors"
+has err "import it first"
+expect 2 train tiny.yaml --out runs/refused --set distill.teacher=runs/float/model.safetensors --set data.normalize=half
+has err "data.normalize"
+[ ! -e runs/refused/checkpoint.safetensors ] || fail "a refused run left a checkpoint"
 finish

@@ -179,6 +179,112 @@ static void errors_name_the_image(void **state)
         }
 }
 
+/* ---- With a teacher ------------------------------------------------------------------------------------------------------ */
+
+static void random_teacher(double *t, float *tf)
+{
+    bwi_rng r = bwi_rng_make(2, BWI_RNG_TEST, 5, 0);
+    for (int i = 0; i < N * CLASSES; i++) {
+        tf[i] = (float)(3 * bwi_rng_normal(&r));
+        t[i] = (double)tf[i];
+    }
+}
+static bw_status distill64(const double *x, const double *t, const int32_t *labels, int n, int classes, double *loss,
+                           double *grad, bw_error *err)
+{
+    int top1, top5;
+    return bwi_softmax_ce[BWI_F64]->distill(x, t, labels, n, classes, loss, &top1, &top5, grad, err);
+}
+
+static void distillation_matches_central_differences(void **state)
+{
+    (void)state;
+    double x[N * CLASSES], t[N * CLASSES], g[N * CLASSES], loss, hard, up, down, naive = 0;
+    float xf[N * CLASSES], tf[N * CLASSES];
+    int32_t labels[N];
+    int top1, top5;
+    random_batch(x, xf, labels);
+    random_teacher(t, tf);
+    assert_int_equal(distill64(x, t, labels, N, CLASSES, &loss, g, NULL), BW_OK);
+    assert_int_equal(ce64(x, labels, N, CLASSES, &hard, &top1, &top5, NULL, NULL), BW_OK);
+    for (int i = 0; i < N; i++) {
+        double sum = 0, t_sum = 0;
+        for (int k = 0; k < CLASSES; k++) sum += exp(x[i * CLASSES + k]), t_sum += exp(t[i * CLASSES + k]);
+        for (int k = 0; k < CLASSES; k++) naive -= exp(t[i * CLASSES + k]) / t_sum * log(exp(x[i * CLASSES + k]) / sum) / N;
+    }
+    assert_true(fabs(loss - (hard + naive) / 2) < 1e-13);
+    for (int i = 0; i < N * CLASSES; i++) {
+        const double h = 1e-5, keep = x[i];
+        x[i] = keep + h;
+        assert_int_equal(distill64(x, t, labels, N, CLASSES, &up, NULL, NULL), BW_OK);
+        x[i] = keep - h;
+        assert_int_equal(distill64(x, t, labels, N, CLASSES, &down, NULL, NULL), BW_OK);
+        x[i] = keep;
+        if (!(fabs((up - down) / (2 * h) - g[i]) < 1e-9))
+            fail_msg("gradient %d is %g, central difference %g", i, g[i], (up - down) / (2 * h));
+    }
+}
+
+/* A student that is its teacher learns from the labels alone, at half their weight. */
+static void teacher_of_itself(void **state)
+{
+    (void)state;
+    double x[N * CLASSES], g[N * CLASSES], hard[N * CLASSES], loss;
+    float xf[N * CLASSES];
+    int32_t labels[N];
+    int top1, top5;
+    random_batch(x, xf, labels);
+    for (int i = 0; i < 3; i++) x[i * CLASSES + i] += 40; /* nearly certain, rightly or not */
+    assert_int_equal(ce64(x, labels, N, CLASSES, &loss, &top1, &top5, hard, NULL), BW_OK);
+    assert_int_equal(distill64(x, x, labels, N, CLASSES, &loss, g, NULL), BW_OK);
+    for (int i = 0; i < N * CLASSES; i++)
+        if (!(fabs(g[i] - hard[i] / 2) <= 1e-15 * fabs(hard[i])))
+            fail_msg("gradient %d is %g, half is %g", i, g[i], hard[i] / 2);
+}
+
+static void distillation_variants_agree(void **state)
+{
+    (void)state;
+    double x[N * CLASSES], t[N * CLASSES], g[N * CLASSES], loss;
+    float xf[N * CLASSES], tf[N * CLASSES], gf[N * CLASSES], gf2[N * CLASSES];
+    int32_t labels[N];
+    int want1, want5, top1, top5;
+    random_batch(x, xf, labels);
+    random_teacher(t, tf);
+    assert_int_equal(ce64(x, labels, N, CLASSES, &loss, &want1, &want5, NULL, NULL), BW_OK);
+    assert_int_equal(distill64(x, t, labels, N, CLASSES, &loss, g, NULL), BW_OK);
+    for (int v = BWI_F32; v < BWI_VARIANTS; v++) {
+        double loss_f, loss_f2;
+        if (!variant_runs(v)) continue;
+        bwi_threads_set(1);
+        assert_int_equal(bwi_softmax_ce[v]->distill(xf, tf, labels, N, CLASSES, &loss_f, &top1, &top5, gf, NULL), BW_OK);
+        assert_true(fabs(loss_f - loss) < 1e-12 && top1 == want1 && top5 == want5);
+        for (int i = 0; i < N * CLASSES; i++) assert_true(fabs((double)gf[i] - g[i]) <= 1.2e-7 * fabs(g[i]) + 1e-17);
+        bwi_threads_set(5);
+        memcpy(gf2, xf, sizeof xf);
+        assert_int_equal(bwi_softmax_ce[v]->distill(gf2, tf, labels, N, CLASSES, &loss_f2, &top1, &top5, gf2, NULL), BW_OK);
+        assert_true(loss_f2 == loss_f);
+        assert_memory_equal(gf2, gf, sizeof gf);
+    }
+    bwi_threads_set(0);
+}
+
+static void distillation_at_extremes(void **state)
+{
+    (void)state;
+    double loss, g[2];
+    bw_error err;
+    /* both nearly certain of the label, the teacher a little more: exp(-31) - exp(-30) survives, though 1 - 1 would not */
+    assert_int_equal(distill64((double[]){30, 0}, (double[]){31, 0}, (int32_t[]){0}, 1, 2, &loss, g, NULL), BW_OK);
+    const double want = (2 * exp(-30) - exp(-31)) / 2;
+    assert_true(fabs(g[0] / -want - 1) < 1e-9 && fabs(g[1] / want - 1) < 1e-9);
+    assert_int_equal(distill64((double[]){0, 0}, (double[]){3e38, -3e38}, (int32_t[]){1}, 1, 2, &loss, g, NULL), BW_OK);
+    assert_true(fabs(loss - log(2)) < 1e-15 && g[0] == 0 && g[1] == 0);
+    assert_int_equal(distill64((double[]){0, 0}, (double[]){0, NAN}, (int32_t[]){1}, 1, 2, &loss, g, &err), BW_NUMERIC);
+    assert_string_equal(
+        err.msg, "the teacher's logits for image 0 of the batch are not finite: its file does not hold a trained network");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -187,6 +293,10 @@ int main(void)
         cmocka_unit_test(extreme_logits),
         cmocka_unit_test(ties_and_few_classes),
         cmocka_unit_test(errors_name_the_image),
+        cmocka_unit_test(distillation_matches_central_differences),
+        cmocka_unit_test(teacher_of_itself),
+        cmocka_unit_test(distillation_variants_agree),
+        cmocka_unit_test(distillation_at_extremes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "data/data.h"
+#include "train/distill.h"
 #include "train/evaluate.h"
 #include "train/model.h"
 #include <jansson.h>
@@ -518,6 +519,115 @@ static void test_init(void **state)
     assert_true(bwi_file_exists(in_root("init/checkpoint.safetensors"))); /* a run that cannot begin removes nothing */
 }
 
+/* ---- Distillation --------------------------------------------------------------------------------------------------------- */
+
+/* A float network for a teacher, as the key that names it. */
+static const char *teacher(void)
+{
+    static char key[500];
+    bw_train_result result;
+    const bw_train_options o = {.out_dir = in_root("teacher"), .resume = true};
+    train_good((const char *const[]){"quant.weight=none", "quant.activation=none"}, 2, &o, &result);
+    snprintf(key, sizeof key, "distill.teacher=%s", in_root("teacher/model.safetensors"));
+    return key;
+}
+
+static void test_distill(void **state)
+{
+    (void)state;
+    bw_train_result whole, result, alone;
+    bw_error err;
+    const char *const more[] = {teacher()};
+    const bw_train_options o = {.out_dir = in_root("distill")};
+    train_good(more, 1, &o, &whole);
+    const bw_train_options other = {.out_dir = in_root("whole"), .resume = true};
+    train_good(NULL, 0, &other, &alone);
+    assert_true(isfinite(whole.train_loss) && whole.train_loss != alone.train_loss);
+    const bw_train_options part = {.out_dir = in_root("distill-steps"), .resume = true, .stop_after_steps = 2};
+    for (int i = 1; i <= EPOCHS * STEPS / 2; i++) assert_int_equal(train_with(more, 1, &part, &result, &err), BW_INTERRUPTED);
+    train_good(more, 1, &part, &result);
+    assert_same_run(in_root("distill"), in_root("distill-steps"));
+    assert_int_equal(train_with(NULL, 0, &part, &result, &err), BW_ARG); /* the recipe of the run had a teacher */
+    assert_non_null(strstr(err.msg, "distill.teacher"));
+}
+
+/* The student is the teacher, in evaluation mode too: the loss that distillation reports is the mean of the two cross entropies. */
+static void test_distill_itself(void **state)
+{
+    (void)state;
+    bwi_model m;
+    bwi_teacher t;
+    bwi_dataset *d = NULL;
+    bwi_loader *l = NULL;
+    bwi_exec *e = NULL;
+    bwi_batch batch;
+    bw_error err;
+    double mixed, hard, entropy = 0;
+    int top1, top5;
+    const void *logits;
+    bw_recipe *r = recipe((const char *const[]){teacher()}, 1);
+    const bwi_exec_options eo = {.batch = 16};
+    const bwi_loader_options lo = {.split = BWI_TRAIN, .batch = 16, .normalize = bwi_normalize_find("cifar")};
+    assert_int_equal(bwi_model_open(&m, r->distill.teacher, &err), BW_OK);
+    assert_int_equal(bwi_teacher_open(&t, r, m.graph, &err), BW_OK);
+    assert_int_equal(bwi_open_data(&d, "shapes", &err), BW_OK);
+    assert_int_equal(bwi_loader_create(&l, d, &lo, &err), BW_OK);
+    assert_int_equal(bwi_exec_create(&e, m.graph, &eo, NULL, &err), BW_OK);
+    assert_int_equal(bwi_loader_start(l, 0, 0, &err), BW_OK);
+    assert_int_equal(bwi_loader_next(l, &batch, &err), BW_OK);
+    memcpy(bwi_exec_input(e), batch.x, (size_t)batch.n * bwi_shape_size(d->shape) * sizeof(float));
+    assert_int_equal(bwi_exec_forward(e, batch.n, false, &logits, &err), BW_OK);
+    assert_int_equal(bwi_teacher_loss(&t, e, &batch, &mixed, &top1, &top5, &err), BW_OK);
+    assert_int_equal(bwi_exec_loss(e, batch.labels, &hard, &top1, &top5, &err), BW_OK);
+    for (int i = 0; i < batch.n; i++) {
+        const float *x = (const float *)logits + i * 10;
+        double sum = 0;
+        for (int k = 0; k < 10; k++) sum += exp((double)x[k]);
+        for (int k = 0; k < 10; k++) entropy -= exp((double)x[k]) / sum * log(exp((double)x[k]) / sum) / batch.n;
+    }
+    assert_true(fabs(mixed - (hard + entropy) / 2) < 1e-9);
+    bwi_teacher_close(&t);
+    const int64_t live = bwi_alloc_live_blocks();
+    for (int64_t n = 0;; n += n / 4 + 1) {
+        bwi_alloc_fail_at(n, 0);
+        const bw_status st = bwi_teacher_open(&t, r, m.graph, &err);
+        bwi_alloc_fail_at(-1, 0);
+        if (st == BW_OK) break;
+        assert_int_equal(st, BW_NOMEM);
+        assert_int_equal(bwi_alloc_live_blocks(), live);
+    }
+    bwi_teacher_close(&t);
+    bwi_exec_destroy(&e);
+    bwi_loader_destroy(&l);
+    bwi_dataset_close(&d);
+    bwi_model_close(&m);
+    bw_recipe_destroy(&r);
+}
+
+static void test_distill_refused(void **state)
+{
+    (void)state;
+    bw_train_result result;
+    bw_error err;
+    char folder[400];
+    snprintf(folder, sizeof folder, "%s", in_root("distill-refused"));
+    const bw_train_options o = {.out_dir = folder, .resume = true};
+    assert_int_equal(train_with((const char *const[]){"distill.teacher=/nonexistent.safetensors"}, 1, &o, &result, &err),
+                     BW_IO);
+    assert_non_null(strstr(err.msg, "distill.teacher: "));
+    assert_non_null(strstr(err.msg, "/nonexistent.safetensors"));
+    assert_int_equal(
+        train_with((const char *const[]){"distill.teacher=tests/golden/resnet20.safetensors"}, 1, &o, &result, &err),
+        BW_FORMAT);
+    assert_non_null(strstr(err.msg, "import it first"));
+    assert_int_equal(train_with((const char *const[]){teacher(), "data.normalize=half"}, 2, &o, &result, &err), BW_ARG);
+    assert_non_null(strstr(err.msg, "distill.teacher: "));
+    assert_non_null(strstr(err.msg, "set data.normalize to cifar"));
+    assert_int_equal(train_with((const char *const[]){teacher(), "net.classes=12"}, 2, &o, &result, &err), BW_SHAPE);
+    assert_non_null(strstr(err.msg, "10 classes"));
+    assert_false(bwi_file_exists(in_root("distill-refused/checkpoint.safetensors")));
+}
+
 /* Stopped before its first step: activation quantizers have seen nothing. */
 static void test_never_initialised(void **state)
 {
@@ -588,12 +698,27 @@ static void test_list(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_killed),          cmocka_unit_test(test_uninterrupted), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_resume_learned),  cmocka_unit_test(test_torn_log),      cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_recipe_mismatch), cmocka_unit_test(test_folder_in_use), cmocka_unit_test(test_damaged_checkpoint),
-        cmocka_unit_test(test_unwritable),      cmocka_unit_test(test_diverged),      cmocka_unit_test(test_learns),
-        cmocka_unit_test(test_model_file),      cmocka_unit_test(test_init),          cmocka_unit_test(test_never_initialised),
-        cmocka_unit_test(test_eval_errors),     cmocka_unit_test(test_bench),         cmocka_unit_test(test_list),
+        cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_uninterrupted),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_resume_learned),
+        cmocka_unit_test(test_torn_log),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_recipe_mismatch),
+        cmocka_unit_test(test_folder_in_use),
+        cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_unwritable),
+        cmocka_unit_test(test_diverged),
+        cmocka_unit_test(test_learns),
+        cmocka_unit_test(test_model_file),
+        cmocka_unit_test(test_init),
+        cmocka_unit_test(test_never_initialised),
+        cmocka_unit_test(test_eval_errors),
+        cmocka_unit_test(test_bench),
+        cmocka_unit_test(test_list),
+        cmocka_unit_test(test_distill),
+        cmocka_unit_test(test_distill_itself),
+        cmocka_unit_test(test_distill_refused),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }
