@@ -146,6 +146,21 @@ typedef struct bw_verify_result {
 /* Runs a trained model as the training graph and as the engine on the test images, and compares. */
 BW_MUST_USE bw_status bw_verify(const char *model, const bw_verify_options *options, bw_verify_result *result, bw_error *err);
 
+/* ---- Analysis of a quantized model --------------------------------------------------------------------------------------- */
+typedef struct bw_analyze_options {
+    const char *data;      /* as in bw_eval_options */
+    const char *normalize; /* as in bw_eval_options */
+    const char *run;       /* folder with the log.jsonl of a run; NULL: the model's own folder, if it has one */
+    const char *out;       /* folder for analysis.json; NULL: none */
+    int batches;           /* of the training and of the test images; 0: 8 */
+    int batch;             /* images in each; 0: 128 */
+    int threads;           /* 0: all cores */
+} bw_analyze_options;
+/* What quantization did to a model, layer by layer: values, codes and levels of weights and activations, the balance of step size and
+ * weight updates (LSQ, equation 4), the distance of learned step sizes from those of least error (LSQ, section 3.6), and step sizes and
+ * EWGS's delta by epoch from the log. The model file is only read. *text: a table, or one JSON object; freed with bw_free. */
+BW_MUST_USE bw_status bw_analyze(const char *model, const bw_analyze_options *options, bool json, char **text, bw_error *err);
+
 /* ---- Benchmark of a training step -------------------------------------------------------------------------------------- */
 typedef struct bw_bench_options {
     const char *net; /* NULL: resnet20 */

@@ -86,6 +86,8 @@ bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *
     e->batch = o->batch;
     e->train = o->train;
     e->fused = !o->no_fusion;
+    e->observe = o->observe;
+    e->observer = o->observer;
     e->precision = g->real == BWI_DT_F32 ? o->precision : BWI_PRECISION_F32;
     e->bf16 = e->precision == BWI_PRECISION_FAST && (o->force_bf16 || (bwi_cpu_flags() & BWI_CPU_BF16));
     e->variant = bwi_variant_for(g->real);
@@ -321,7 +323,10 @@ bw_status bwi_exec_forward(bwi_exec *e, int n, bool train, const void **logits, 
     if (repack) st = prepare_weights(e, err);
     if (!st) st = prepare_activations(e, train, err);
     if (!st) zero_tail(e, bwi_exec_input(e), e->value[0].type, e->g->value[0].shape);
-    for (int s = 0; s < e->n_steps && !st; s++) st = forward_step(e, &e->step[s], train, repack, err);
+    for (int s = 0; s < e->n_steps && !st; s++) {
+        st = forward_step(e, &e->step[s], train, repack, err);
+        if (!st && e->observe) e->observe(e->observer, &e->step[s].call);
+    }
     drop_init_values(e);
     e->packed = st ? 0 : e->g->version;
     e->trained = train && !st;

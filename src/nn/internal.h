@@ -60,6 +60,8 @@ struct bwi_exec {
     bool *init_owned;    /* [n_values] */
     bool *scale_pending; /* [n_nodes]: the output scale waits for its first forward */
     bwi_times times;
+    void (*observe)(void *observer, const bwi_call *step);
+    void *observer;
     bwi_text *note;
 };
 

@@ -109,6 +109,7 @@ bool bwi_graph_quant(const bwi_graph *g, int i, bwi_quant **q, const bwi_node **
 uint64_t bwi_graph_bytes(const bwi_graph *g, uint64_t *float_bytes);
 
 /* ---- Execution ---------------------------------------------------------------------------------------------------------- */
+struct bwi_call;
 typedef enum bwi_precision { BWI_PRECISION_F32, BWI_PRECISION_FAST } bwi_precision;
 typedef struct bwi_exec_options {
     int batch;  /* largest batch */
@@ -117,6 +118,9 @@ typedef struct bwi_exec_options {
     const bwi_compute *compute; /* NULL: oneDNN for F32 graphs, reference for F64 */
     bool no_fusion;             /* every node by itself, for tests */
     bool force_bf16;            /* fast: bf16 gradients even where the CPU emulates them, for tests */
+    /* Called behind each step of forward, while what it read and wrote is still there; NULL: not. With no_fusion every node is a step. */
+    void (*observe)(void *observer, const struct bwi_call *step);
+    void *observer;
 } bwi_exec_options;
 typedef struct bwi_times {
     double forward, backward, quantizers, norm, other;

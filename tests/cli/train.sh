@@ -86,8 +86,27 @@ json out
 expect 0 info runs/tiny/checkpoint.safetensors --json
 json out
 
+# Analysis of the model, with the log that lies beside it; the file stays as it is.
+cp runs/tiny/model.safetensors before.safetensors
+expect 0 analyze runs/tiny/model.safetensors --batches 1 --batch 16
+has out "layer3.2.conv2           activation 2 bit lsq"
+has out "mean of 18               weight     2 bit"
+silent err
+expect 0 analyze runs/tiny/model.safetensors --batches 1 --batch 16 --out analysis --json
+json out '@{$o->{tensors}} == 40 && @{$o->{history}{epochs}} == 2 && $o->{tensors}[2]{ratio}{1} > 0'
+[ -s analysis/analysis.json ] || fail "no analysis.json"
+cmp -s runs/tiny/model.safetensors before.safetensors || fail "the analysis changed the model"
+expect 0 analyze before.safetensors --batches 1 --batch 16 --json
+json out '!defined $o->{history}'
+expect 0 analyze before.safetensors --batches 1 --batch 16 --run runs/tiny --json
+json out '@{$o->{history}{epochs}} == 2'
+expect 1 analyze before.safetensors --run nowhere
+has err "nowhere/log.jsonl"
+
 # A float model is a weights file that import takes.
 expect 0 train tiny.yaml --out runs/float --set quant.weight=none --set quant.activation=none --epochs 1 --quiet
+expect 1 analyze runs/float/model.safetensors
+has err "no quantized layers"
 expect 0 import runs/float/model.safetensors --net resnet20 --out imported.safetensors
 [ -s imported.safetensors ] || fail "no imported model"
 expect 0 import runs/float/model.safetensors --net resnet20 --out imported.safetensors --json

@@ -14,7 +14,7 @@ grep -qE '^bitwright [0-9]+\.[0-9]+\.[0-9]+$' out || fail "no version"
 refuse "bitwright: unknown command 'trian'; did you mean 'train'?" trian
 refuse "bitwright: unknown command 'zzzzzz'" zzzzzz
 
-for command in train eval import info bench list; do
+for command in train eval import info analyze bench list; do
     expect 0 "$command" --help
     has out "usage: bitwright $command "
     has out "options:"
@@ -67,6 +67,12 @@ has err "nowhere.th"
 refuse "bitwright info: FILE is missing" info
 echo "not a model" >junk.safetensors
 expect 1 info junk.safetensors
+has err "junk.safetensors"
+
+refuse "bitwright analyze: MODEL is missing" analyze
+refuse "bitwright analyze: --batches: 0 is not between 1 and 1000000" analyze m --batches 0
+refuse "bitwright analyze: --out needs a value" analyze m --out
+expect 1 analyze junk.safetensors
 has err "junk.safetensors"
 
 refuse "bitwright bench: WHAT is missing" bench
