@@ -151,7 +151,7 @@ typedef struct bw_analyze_options {
     const char *data;      /* as in bw_eval_options */
     const char *normalize; /* as in bw_eval_options */
     const char *run;       /* folder with the log.jsonl of a run; NULL: the model's own folder, if it has one */
-    const char *out;       /* folder for analysis.json; NULL: none */
+    const char *out;       /* folder for analysis.json and pictures (SVG); NULL: none */
     int batches;           /* of the training and of the test images; 0: 8 */
     int batch;             /* images in each; 0: 128 */
     int threads;           /* 0: all cores */

@@ -239,14 +239,21 @@ fail:
     return st;
 }
 
+/* analysis.json and the pictures. */
 static bw_status write_files(const json_t *analysis, const char *folder, bw_error *err)
 {
-    char *text = json_dumps(analysis, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+    char name[BWI_PICTURE_NAME], *svg = NULL, *text = json_dumps(analysis, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     bw_status st;
     BWI_TRY(bwi_make_dir(folder, err));
-    st = write_file(folder, "analysis.json", text, err);
+    BWI_TRY(write_file(folder, "analysis.json", text, err));
+    for (int i = 0; bwi_analysis_picture(analysis, i, name, &svg); i++) {
+        BWI_TRY(write_file(folder, name, svg, err));
+        bwi_free(svg);
+        svg = NULL;
+    }
 fail:
     free(text);
+    bwi_free(svg);
     return st;
 }
 

@@ -7,7 +7,7 @@
 
 #define BWI_CODES   256
 #define BWI_RATIOS  3  /* gradient scales of LSQ's R: 1, 1/sqrt(N), 1/sqrt(N*Qp) */
-#define BWI_DISPLAY 80 /* bars of a histogram in JSON */
+#define BWI_DISPLAY 80 /* bars of a histogram in JSON and pictures */
 
 /* One quantized tensor. */
 typedef struct bwi_analyzed {
@@ -54,4 +54,10 @@ BW_MUST_USE bw_status bwi_log_read(const char *folder, bool must, json_t **out, 
 /* The whole as one object (history, which is taken over, under "history"); NULL on lack of memory. */
 json_t *bwi_analysis_json(const bwi_analysis *a, json_t *history);
 void bwi_analysis_text(const json_t *analysis, bwi_text *t);
+
+/* ---- analyze_svg.c -------------------------------------------------------------------------------------------------------- */
+#define BWI_PICTURE_NAME 64
+/* The i-th picture that an analysis has something to show for, as SVG text, and its file's name; false past the end. *svg is freed with
+ * bwi_free and NULL on lack of memory. */
+bool bwi_analysis_picture(const json_t *analysis, int i, char name[BWI_PICTURE_NAME], char **svg);
 #endif

@@ -94,7 +94,9 @@ has out "mean of 18               weight     2 bit"
 silent err
 expect 0 analyze runs/tiny/model.safetensors --batches 1 --batch 16 --out analysis --json
 json out '@{$o->{tensors}} == 40 && @{$o->{history}{epochs}} == 2 && $o->{tensors}[2]{ratio}{1} > 0'
-[ -s analysis/analysis.json ] || fail "no analysis.json"
+for f in analysis.json weights.svg activations.svg ratio.svg history-step.svg; do
+    [ -s "analysis/$f" ] || fail "no analysis/$f"
+done
 cmp -s runs/tiny/model.safetensors before.safetensors || fail "the analysis changed the model"
 expect 0 analyze before.safetensors --batches 1 --batch 16 --json
 json out '!defined $o->{history}'

@@ -423,6 +423,104 @@ static void test_others(void **state)
     }
 }
 
+/* ---- Pictures ------------------------------------------------------------------------------------------------------------ */
+
+static bool starts(const char *s, const char *with)
+{
+    return !strncmp(s, with, strlen(with));
+}
+
+/* Enough of XML to see that every element is closed in its order, every attribute quoted, and every & an entity. Returns the number of
+ * elements named `name`. */
+static int well_formed(const char *svg, const char *name)
+{
+    const char *open[16];
+    size_t depth = 0, length;
+    int found = 0;
+    assert_true(starts(svg, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg "));
+    assert_null(strstr(svg, "nan"));
+    assert_null(strstr(svg, "inf"));
+    for (const char *p = strstr(svg, "<svg"); *p; p++) {
+        if (*p == '&') assert_true(starts(p, "&amp;") || starts(p, "&lt;") || starts(p, "&gt;") || starts(p, "&quot;"));
+        assert_true((unsigned char)*p >= 0x20 || *p == '\n');
+        if (*p != '<') continue;
+        const char *end = p + 1;
+        for (bool quoted = false; *end && (quoted || *end != '>'); end++) {
+            assert_true(*end != '<');
+            if (*end == '"') quoted = !quoted;
+        }
+        assert_true(*end == '>');
+        length = strcspn(p + 1 + (p[1] == '/'), " />");
+        if (p[1] == '/') {
+            assert_true(depth > 0);
+            depth--;
+            assert_true(!strncmp(open[depth], p + 2, length) && strcspn(open[depth], " />") == length);
+        } else {
+            found += length == strlen(name) && !strncmp(p + 1, name, length);
+            assert_true(depth < 16);
+            if (end[-1] != '/') open[depth++] = p + 1;
+        }
+        p = end;
+    }
+    assert_int_equal(depth, 0);
+    assert_string_equal(svg + strlen(svg) - 7, "</svg>\n");
+    return found;
+}
+
+static void test_pictures(void **state)
+{
+    (void)state;
+    json_t *a = analyze(lsq_model(), &few);
+    static const char *const names[] = {"weights.svg", "activations.svg", "ratio.svg", "history-step.svg"};
+    char name[BWI_PICTURE_NAME], *svg;
+    for (int i = 0; i < 4; i++) {
+        assert_true(bwi_analysis_picture(a, i, name, &svg));
+        assert_string_equal(name, names[i]);
+        assert_non_null(svg);
+        assert_true(well_formed(svg, "rect") > 20);
+        assert_non_null(strstr(svg, "fill=\"#ffffff\""));
+        assert_non_null(strstr(svg, ">layer3.2.conv2<"));
+        if (i == 3)
+            assert_int_equal(well_formed(svg, "circle"), 40 * 3); /* the point that two pieces of a line share comes twice */
+        bwi_free(svg);
+    }
+    assert_false(bwi_analysis_picture(a, 4, name, &svg));
+    assert_null(svg);
+    json_decref(a);
+}
+
+/* What may stand in a log that somebody wrote, and in names: markup, a path, values that are missing, below 0, or all the same. */
+static void test_odd_pictures(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"tensors\": [{\"layer\": \"a<b>&\\\"c\\u0007\", \"role\": \"weight\", \"quantizer\": "
+                               "\"lsq\", \"bits\": 2, \"values\": 4,"
+                               " \"clipped\": 0, \"entropy\": 0, \"codes\": {\"level\": [null, 1, 1.01], \"share\": [0, 1, 0]},"
+                               " \"histogram\": {\"zeros\": 4, \"from\": 0, \"to\": 2, \"counts\": [0, 0]}, \"ratio\": {\"1\": "
+                               "1e9, \"1/sqrt(N)\": 0}}],"
+                               " \"history\": {\"epochs\": [1], \"series\": ["
+                               "{\"layer\": \"<\", \"role\": \"weight\", \"key\": \"../x\", \"values\": [1]},"
+                               "{\"layer\": \"<\", \"role\": \"weight\", \"key\": \"delta\", \"values\": [null]},"
+                               "{\"layer\": \"<\", \"role\": \"activation\", \"key\": \"lower\", \"values\": [-3]}]}}";
+    static const char *const names[] = {"weights.svg", "ratio.svg", "history-delta.svg", "history-lower.svg"};
+    json_t *a = json_loads(text, 0, NULL);
+    char name[BWI_PICTURE_NAME], *svg;
+    assert_non_null(a);
+    for (int i = 0; i < 4; i++) {
+        assert_true(bwi_analysis_picture(a, i, name, &svg));
+        assert_string_equal(name, names[i]);
+        well_formed(svg, "text");
+        if (i < 2) assert_non_null(strstr(svg, ">a&lt;b&gt;&amp;&quot;c<"));
+        bwi_free(svg);
+    }
+    assert_false(bwi_analysis_picture(a, 4, name, &svg));
+    bwi_alloc_fail_at(0, 1);
+    assert_true(bwi_analysis_picture(a, 0, name, &svg));
+    bwi_alloc_fail_at(-1, 0);
+    assert_null(svg);
+    json_decref(a);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -481,7 +579,7 @@ int main(void)
         cmocka_unit_test(test_statistics), cmocka_unit_test(test_fit_brute_force), cmocka_unit_test(test_fit_known),
         cmocka_unit_test(test_codes),      cmocka_unit_test(test_ratio),           cmocka_unit_test(test_log),
         cmocka_unit_test(test_lsq),        cmocka_unit_test(test_others),          cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_no_memory),  cmocka_unit_test(test_pictures),        cmocka_unit_test(test_odd_pictures),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

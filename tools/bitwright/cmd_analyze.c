@@ -23,7 +23,7 @@ static const option options[] = {
     {OPT_INT, "batches", "N", "batches of test and of training images to look at; 8 by default", AT(batches), 1, 1000000, NULL,
      NULL},
     {OPT_INT, "batch", "N", "images in a batch; 128 by default", AT(batch), 1, 65536, NULL, NULL},
-    {OPT_TEXT, "out", "DIR", "also write analysis.json into this folder", AT(out), 0, 0, NULL, NULL},
+    {OPT_TEXT, "out", "DIR", "also write analysis.json and pictures (SVG) into this folder", AT(out), 0, 0, NULL, NULL},
     {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
