@@ -1,6 +1,6 @@
 /* What quantization did to a model. Weights come from the file; activations from test images, in evaluation mode, as every quantize node
- * sees them; gradients from training images, in training mode. The network is a copy of the file's: running statistics that training mode
- * moves are gone with it, and they are moved only after the test images were seen. */
+ * sees them; gradients from training images, in training mode, of the labels' loss alone. The network is a copy of the file's: running
+ * statistics that training mode moves are gone with it, and they are moved only after the test images were seen. */
 #include "train/analyze.h"
 #include "base/alloc.h"
 #include "base/file.h"
@@ -306,6 +306,7 @@ bw_status bw_analyze(const char *path, const bw_analyze_options *o, bool json, c
     *text = NULL;
     if (err) *err = (bw_error){0};
     bwi_threads_set(o->threads);
+    if (s.batches < 1) BWI_TRY(bwi_fail(err, BW_ARG, "analysis of %d batches: at least 1 is needed", s.batches));
     BWI_TRY(bwi_model_open(&m, path, err));
     if ((st = bwi_analysis_create(&s.analysis, m.graph, err))) {
         bwi_fail_in(err, st, "%s", path);

@@ -542,6 +542,12 @@ static void test_refused(void **state)
     assert_int_equal(bw_analyze(model, &o, true, &text, &err), BW_IO);
     assert_non_null(strstr(err.msg, "nowhere/log.jsonl"));
     o.run = NULL;
+    o.batches = -1;
+    assert_int_equal(bw_analyze(model, &o, true, &text, &err), BW_ARG);
+    o.batches = 1;
+    o.batch = -1;
+    assert_int_equal(bw_analyze(model, &o, true, &text, &err), BW_ARG);
+    o.batch = 1;
     write_text(in_root("file"), "");
     o.out = in_root("file/out");
     assert_int_equal(bw_analyze(model, &o, true, &text, &err), BW_IO);

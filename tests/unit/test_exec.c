@@ -406,6 +406,81 @@ static void test_evaluation(void **state)
     }
 }
 
+typedef struct seen {
+    const bwi_graph *g;
+    int steps;
+} seen;
+
+static void look(void *observer, const bwi_call *step)
+{
+    seen *s = observer;
+    assert_ptr_equal(step->node, &s->g->node[s->steps++]);
+    const size_t n = (size_t)step->n * bwi_shape_size(step->in[0].shape);
+    assert_true(n > 0 && step->in[0].data && step->out.data);
+    if (!step->node->aq) return;
+    float *codes = malloc(n * sizeof *codes);
+    assert_non_null(codes);
+    bwi_quant_codes(step->node->aq, step->in[0].data, BWI_DT_F32, n, BWI_DT_F32, codes); /* what was read is still there */
+    assert_memory_equal(codes, step->out.data, n * sizeof *codes);
+    free(codes);
+}
+
+static void test_observer(void **state)
+{
+    (void)state;
+    bw_error err = {0};
+    bwi_graph *g = small_net(BWI_DT_F32, false, &specs[1]);
+    bwi_exec *e = NULL, *eval = NULL;
+    seen s = {.g = g};
+    bwi_exec_options o = {.batch = 4, .train = true};
+    OK(bwi_exec_create(&e, g, &o, NULL, &err));
+    loss_of(e, g, 4, true);
+    o = (bwi_exec_options){.batch = 4, .no_fusion = true, .observe = look, .observer = &s};
+    OK(bwi_exec_create(&eval, g, &o, NULL, &err));
+    fill(eval, g, 3, 2);
+    OK(bwi_exec_forward(eval, 3, false, NULL, &err));
+    assert_int_equal(s.steps, g->n_nodes);
+    bwi_exec_destroy(&e);
+    bwi_exec_destroy(&eval);
+    bwi_graph_destroy(&g);
+}
+
+/* A network that teaches itself: half of the labels' gradient is left, in every parameter. */
+static void test_distill(void **state)
+{
+    (void)state;
+    bw_error err = {0};
+    bwi_graph *g[2];
+    bwi_exec *e[2] = {0};
+    double loss, teacher[4 * 5];
+    int t1, t5;
+    const bwi_exec_options o = {.batch = 4, .train = true};
+    for (int i = 0; i < 2; i++) {
+        const void *logits;
+        g[i] = small_net(BWI_DT_F64, false, NULL);
+        OK(bwi_exec_create(&e[i], g[i], &o, NULL, &err));
+        assert_int_equal(bwi_exec_distill(e[i], labels, teacher, &loss, &t1, &t5, &err), BW_ARG); /* before any forward pass */
+        fill(e[i], g[i], 4, 1);
+        OK(bwi_exec_forward(e[i], 4, true, &logits, &err));
+        memcpy(teacher, logits, sizeof teacher);
+        if (i)
+            OK(bwi_exec_distill(e[i], labels, teacher, &loss, &t1, &t5, &err));
+        else
+            OK(bwi_exec_loss(e[i], labels, &loss, &t1, &t5, &err));
+        OK(bwi_exec_backward(e[i], &err));
+    }
+    for (int i = 0; i < g[0]->n_params; i++)
+        for (size_t k = 0; g[0]->param[i].grad && k < g[0]->param[i].numel; k++) {
+            const double whole = get(g[0]->param[i].grad, BWI_DT_F64, k), half = get(g[1]->param[i].grad, BWI_DT_F64, k);
+            if (!(fabs(half - whole / 2) <= 1e-14 + 1e-12 * fabs(whole)))
+                fail_msg("%s: %g of %g", g[0]->param[i].name, half, whole);
+        }
+    for (int i = 0; i < 2; i++) {
+        bwi_exec_destroy(&e[i]);
+        bwi_graph_destroy(&g[i]);
+    }
+}
+
 static void test_output_scale(void **state)
 {
     (void)state;
@@ -540,6 +615,8 @@ int main(void)
         cmocka_unit_test(test_reference_compute),
         cmocka_unit_test(test_fast),
         cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_observer),
+        cmocka_unit_test(test_distill),
         cmocka_unit_test(test_output_scale),
         cmocka_unit_test(test_policies),
         cmocka_unit_test(test_out_of_memory),
