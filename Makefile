@@ -64,6 +64,13 @@ $(B)/objects: TEXT = $(LIB_OBJ) $(PROG_OBJ)
 $(B)/flags $(B)/objects: FORCE
 	@mkdir -p $(@D); echo '$(TEXT)' | cmp -s - $@ || echo '$(TEXT)' > $@
 
+# Text of a file as a C string.
+$(B)/text/%.h: src/%.inc
+	@mkdir -p $(@D)
+	sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/' $< > $@
+$(B)/src/deploy/emit_c.o: $(B)/text/deploy/portable.h
+$(B)/src/deploy/emit_c.o: CFLAGS += -I$(B)/text
+
 $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(ISA_OF) -MMD -MP -c $< -o $@

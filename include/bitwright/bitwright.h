@@ -124,19 +124,21 @@ BW_MUST_USE bw_status bw_describe(bw_recipe *recipe, bool json, char **text, bw_
 void bw_free(void *p);
 
 /* ---- Deployment -------------------------------------------------------------------------------------------------------- */
-/* Writes a trained model in a form that runs without this library's training half. to: "packed" (the engine of run.h), or NULL for it.
+/* Writes a trained model in a form that runs without this library's training half. to: "packed" (the engine of run.h), or NULL for it;
+ * "c": one C99 file and a header beside it.
  * BW_UNSUPPORTED names a layer that cannot be packed, and why. */
 BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char *to, bw_error *err);
 
 typedef struct bw_verify_options {
-    const char *data; /* NULL: what the model was trained on */
-    int limit;        /* images; 0: the whole test set */
-    int threads;      /* 0: all cores */
+    const char *data;     /* NULL: what the model was trained on */
+    int limit;            /* images; 0: the whole test set */
+    int threads;          /* 0: all cores */
+    const char *compiler; /* of the exported C code, such as "cc"; NULL: leave it out */
 } bw_verify_options;
 typedef struct bw_verify_result {
     int64_t images;
     int64_t
-        differing_logits; /* between the plain engine and the engine on every instruction set that this CPU has; bit by bit */
+        differing_logits; /* between the plain engine, the engine on every instruction set of this CPU and the compiled C code; bit by bit */
     int64_t differing_classes;      /* images whose best class is another one in the training graph (in `fast`) */
     double largest_difference;      /* of a logit, between training graph and engine */
     double graph_top1, engine_top1; /* percent */

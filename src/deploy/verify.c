@@ -1,13 +1,22 @@
-/* One truth: the same images through the training graph and through the engine on every instruction set that this CPU has. Engines must agree
- * to the bit; what the training graph says otherwise is counted. */
+/* One truth: the same images through the training graph, through the engine on every instruction set that this CPU has, and through the compiled
+ * C code. The last two kinds must agree to the bit; what the training graph says otherwise is counted. */
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/par.h"
 #include "deploy/export.h"
 #include "train/evaluate.h"
+#include <dlfcn.h>
+#include <errno.h>
 #include <math.h>
+#include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+typedef void c_code(const unsigned char *image, float *logits, void *buffer);
 
 static const char *const levels[] = {"ref", "avx2", "avx512", "avx512bf16", "native"};
 enum { LEVELS = sizeof levels / sizeof *levels, BATCH = 100 };
@@ -28,8 +37,10 @@ typedef struct verification {
     int n_engines;
     bwi_dataset *data;
     bwi_exec *exec;
-    uint8_t *pixels;       /* [BATCH] images */
-    float *logits[LEVELS]; /* [BATCH][classes] */
+    void *library; /* the compiled C code */
+    c_code *compiled;
+    uint8_t *pixels;           /* [BATCH] images */
+    float *logits[LEVELS + 1]; /* [BATCH][classes]; of the C code last */
     int32_t labels[BATCH];
     void *work; /* [threads][work_bytes] */
     size_t work_bytes;
@@ -69,6 +80,47 @@ static bw_status open_engines(verification *v, bw_error *err)
     return st ? st : back;
 }
 
+/* Runs a program and waits for it. */
+static bw_status execute(const char *const *argv, bw_error *err)
+{
+    pid_t pid;
+    int status;
+    const int failed = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)(uintptr_t)argv, environ);
+    if (failed) return bwi_fail(err, BW_IO, "cannot run the compiler %s: %s", argv[0], strerror(failed));
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR) return bwi_fail(err, BW_IO, "cannot wait for the compiler %s: %s", argv[0], strerror(errno));
+    if (!WIFEXITED(status) || WEXITSTATUS(status)) return bwi_fail(err, BW_IO, "the compiler %s rejects the C code", argv[0]);
+    return BW_OK;
+}
+
+/* Exports the model as C code into a folder of its own, compiles it and loads it. */
+static bw_status compile(verification *v, const char *compiler, bw_error *err)
+{
+    static const char *const files[] = {"net.c", "net.h", "net.so"};
+    const char *tmp = getenv("TMPDIR");
+    char folder[200], path[3][240];
+    const bwi_exporter *row;
+    bw_status st;
+    size_t i = 0;
+    snprintf(folder, sizeof folder, "%.180s/bitwright-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(folder)) return bwi_fail(err, BW_IO, "%s: cannot make a folder for the C code: %s", folder, strerror(errno));
+    for (int k = 0; k < 3; k++) snprintf(path[k], sizeof path[k], "%s/%s", folder, files[k]);
+    while ((row = bwi_exporter_at(i)) && strcmp(row->name, "c") != 0) i++;
+    const char *const argv[] = {compiler, "-std=c99", "-O2", "-shared", "-fPIC", "-o", path[2], path[0], NULL};
+    BWI_TRY(row->write(&v->m, &v->lowered, path[0], err));
+    BWI_TRY(execute(argv, err));
+    v->library = dlopen(path[2], RTLD_NOW);
+    void *symbol = v->library ? dlsym(v->library, "net_run") : NULL;
+    const unsigned long *bytes = symbol ? dlsym(v->library, "net_buffer_bytes") : NULL;
+    if (!bytes) BWI_TRY(bwi_fail(err, BW_IO, "the compiled C code cannot be loaded: %s", dlerror()));
+    v->work_bytes = *bytes > v->work_bytes ? *bytes : v->work_bytes;
+    memcpy(&v->compiled, &symbol, sizeof symbol); /* ISO C has no conversion from void * to a function */
+fail:
+    for (int k = 0; k < 3; k++) unlink(path[k]);
+    rmdir(folder);
+    return st;
+}
+
 static bw_status prepare(verification *v, const char *path, const bw_verify_options *o, bw_error *err)
 {
     const bwi_exec_options eo = {.batch = BATCH, .precision = BWI_PRECISION_FAST};
@@ -76,6 +128,7 @@ static bw_status prepare(verification *v, const char *path, const bw_verify_opti
     BWI_TRY(bwi_lower_model(&v->m, &v->lowered, path, err));
     BWI_TRY(bwi_safetensors_image(&v->image, &v->image_bytes, &v->lowered, err));
     BWI_TRY(open_engines(v, err));
+    if (o->compiler) BWI_TRY(compile(v, o->compiler, err));
     BWI_TRY(bwi_open_data(&v->data, o->data ? o->data : v->m.recipe->data.source, err));
     BWI_TRY(bwi_data_fits(v->data, v->m.graph, err));
     BWI_TRY(bwi_exec_create(&v->exec, v->m.graph, &eo, NULL, err));
@@ -83,7 +136,7 @@ static bw_status prepare(verification *v, const char *path, const bw_verify_opti
     v->pixels = bwi_malloc(BATCH * bwi_shape_size(v->data->shape));
     v->work = bwi_malloc((size_t)bwi_threads() * v->work_bytes);
     if (!v->pixels || !v->work) BWI_TRY(no_memory(err));
-    for (int i = 0; i < v->n_engines; i++)
+    for (int i = 0; i <= LEVELS; i++)
         if (!(v->logits[i] = bwi_malloc(BATCH * (size_t)v->info.classes * sizeof(float)))) BWI_TRY(no_memory(err));
 fail:
     return st;
@@ -91,10 +144,9 @@ fail:
 
 static void release(verification *v)
 {
-    for (int i = 0; i < LEVELS; i++) {
-        bwi_free(v->engine[i].memory);
-        bwi_free(v->logits[i]);
-    }
+    for (int i = 0; i < LEVELS; i++) bwi_free(v->engine[i].memory);
+    for (int i = 0; i <= LEVELS; i++) bwi_free(v->logits[i]);
+    if (v->library) dlclose(v->library);
     bwi_free(v->work);
     bwi_free(v->pixels);
     bwi_free(v->image);
@@ -124,12 +176,14 @@ static bw_status batch(verification *v, int first, int n, bw_verify_result *r, d
         x[i] = bwi_normalized(normalize, (int)(i % (size_t)v->data->shape.c), v->pixels[i]);
     bw_status st = bwi_exec_forward(v->exec, n, false, &graph, err);
     if (st) return st;
-    for (int e = 0; e < v->n_engines; e++) {
-        BWI_PARALLEL_CHUNKS(c)
-        {
-            for (size_t i = bwi_chunk((size_t)n, 1, (size_t)c); i < bwi_chunk((size_t)n, 1, (size_t)c + 1); i++)
-                bw_net_run(v->engine[e].net, v->pixels + i * image, 1, v->logits[e] + i * (size_t)classes,
-                           (char *)v->work + (size_t)bwi_thread() * v->work_bytes);
+    BWI_PARALLEL_CHUNKS(c)
+    {
+        char *work = (char *)v->work + (size_t)bwi_thread() * v->work_bytes;
+        for (size_t i = bwi_chunk((size_t)n, 1, (size_t)c); i < bwi_chunk((size_t)n, 1, (size_t)c + 1); i++) {
+            const uint8_t *pixels = v->pixels + i * image;
+            const size_t at = i * (size_t)classes;
+            for (int e = 0; e < v->n_engines; e++) bw_net_run(v->engine[e].net, pixels, 1, v->logits[e] + at, work);
+            if (v->compiled) v->compiled(pixels, v->logits[LEVELS] + at, work);
         }
     }
     for (int i = 0; i < n; i++) {
@@ -161,6 +215,7 @@ bw_status bw_verify(const char *model, const bw_verify_options *options, bw_veri
     for (int i = 0; i < n; i += BATCH) BWI_TRY(batch(&v, i, n - i < BATCH ? n - i : BATCH, result, top1, err));
     for (int e = 0; e < v.n_engines && at < sizeof result->engines; e++)
         at += (size_t)snprintf(result->engines + at, sizeof result->engines - at, "%s%s", e ? ", " : "", v.engine[e].level);
+    if (v.compiled && at < sizeof result->engines) snprintf(result->engines + at, sizeof result->engines - at, ", C code");
     result->images = n;
     result->graph_top1 = 100 * top1[0] / n;
     result->engine_top1 = 100 * top1[1] / n;

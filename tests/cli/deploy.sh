@@ -24,11 +24,21 @@ expect 1 export nothing.safetensors --out x
 has err "nothing.safetensors"
 [ ! -e x ] || fail "a failed export left its file"
 
+# C code: strict compilers take it, and it says what the engine says.
+expect 0 export runs/tiny/model.safetensors --to c --out net-2.c
+for cc in gcc clang; do
+    ! command -v $cc >/dev/null || $cc -std=c99 -pedantic -Wall -Wextra -Wshadow -Wconversion -Werror -O1 -c net-2.c -o net.o || fail "$cc rejects the C code"
+done
+grep -q "define NET_2_BUFFER_BYTES" net-2.h || fail "the header lacks the size of the buffer"
+expect 1 export runs/tiny/model.safetensors --to c --out net.txt
+has err "ends in .c"
 expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 1
-has out "0 logits differ"
+has out "C code: 0 logits differ"
+expect 1 verify runs/tiny/model.safetensors --limit 2 --compiler no-such-compiler
+has err "no-such-compiler"
 expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 2 --json
 json out '$o->{images} == 20 && $o->{differing_logits} == 0 && $o->{differing_classes} == 0 && $o->{largest_difference} == 0'
-expect 0 verify runs/tiny/model.safetensors --limit 5 --cpu ref --json
+expect 0 verify runs/tiny/model.safetensors --limit 5 --cpu ref --compiler none --json
 json out '$o->{engines} eq "ref" && $o->{differing_logits} == 0'
 expect 1 verify tiny.packed
 finish

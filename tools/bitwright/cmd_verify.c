@@ -1,10 +1,11 @@
 /* bitwright verify: the engine against the training graph. */
 #include "commands.h"
 #include <stdio.h>
+#include <string.h>
 
 typedef struct verify_options {
     common common;
-    const char *model, *data;
+    const char *model, *data, *compiler;
     int64_t limit, threads;
     bool json;
 } verify_options;
@@ -16,14 +17,17 @@ static const option options[] = {
      AT(data), 0, 0, NULL, NULL},
     {OPT_INT, "limit", "N", "only the first so many test images; 0: all", AT(limit), 0, 1000000000, NULL, NULL},
     {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
+    {OPT_TEXT, "compiler", "CC", "compiler for the exported C code; cc by default, none: leave the C code out", AT(compiler), 0,
+     0, NULL, NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
 static int run(void *o);
 const command command_verify = {
     .name = "verify",
-    .summary = "Compare the engine, on every instruction set of this CPU, with the training graph.",
-    .text = "Exits with 1 when a logit of the engine differs between instruction sets.",
+    .summary = "Compare engine, exported C code and training graph on the same images.",
+    .text = "The engine runs on every instruction set of this CPU. Exits with 1 when a logit differs between those, or in the "
+            "C code.",
     .example = "bitwright verify runs/demo-lsq-w2a2/model.safetensors --limit 500",
     .options = options,
     .n_options = COUNT(options),
@@ -34,7 +38,11 @@ const command command_verify = {
 static int run(void *options_)
 {
     const verify_options *o = options_;
-    const bw_verify_options v = {.data = o->data, .limit = (int)o->limit, .threads = (int)o->threads};
+    const char *compiler = o->compiler ? o->compiler : "cc";
+    const bw_verify_options v = {.data = o->data,
+                                 .limit = (int)o->limit,
+                                 .threads = (int)o->threads,
+                                 .compiler = strcmp(compiler, "none") != 0 ? compiler : NULL};
     bw_verify_result r;
     bw_error err = {0};
     if (bw_verify(o->model, &v, &r, &err) != BW_OK) return report_failure("verify", &err);

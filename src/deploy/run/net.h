@@ -73,6 +73,7 @@ typedef struct bwr_layer {
     const float *bias, *a, *b;     /* [c]; NULL: none */
     const float *mean, *deviation; /* [c] of the input */
     bool has_bias, has_norm;
+    size_t floats_at, codes_at; /* where its scale and its codes lie in the two tensors */
 } bwr_layer;
 
 typedef struct bwr_value {
@@ -102,7 +103,10 @@ typedef struct bwr_plan {
     bwr_value value[BWR_MAX_VALUES];
     int n_layers, n_values;
     int image_h, image_w, image_c;
+    size_t n_floats, n_codes; /* elements of the two tensors */
 } bwr_plan;
+/* Gives values their offsets, so that those alive at the same time do not overlap. Returns the bytes that they take. */
+size_t bwr_place_values(bwr_plan *p);
 /* Parses and checks everything: shapes, value numbers, sizes of tensors. */
 BW_MUST_USE bw_status bwr_plan_read(bwr_plan *p, const void *file, size_t size, bw_error *err);
 #endif

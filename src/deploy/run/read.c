@@ -246,6 +246,8 @@ static bool attach(bwr_tensor *floats, bwr_tensor *codes, bwr_plan *p, int layer
     if (l->kind == BWR_input) {
         if (!take_floats(floats, c, &l->mean) || !take_floats(floats, c, &l->deviation)) return false;
     }
+    l->floats_at = p->n_floats - floats->n;
+    l->codes_at = p->n_codes - codes->n;
     if (!take_floats(floats, 1, &v)) return false;
     l->scale = *v;
     for (int i = 0; i < l->n_codes; i++) {
@@ -281,6 +283,8 @@ bw_status bwr_plan_read(bwr_plan *p, const void *file, size_t size, bw_error *er
     if (!bwr_header_tensor(&h, "floats", &floats) || !bwr_header_tensor(&h, "codes", &codes) || floats.type != BWR_F32 ||
         codes.type != BWR_U8 || (uintptr_t)floats.data % sizeof(float))
         return bwi_fail(err, BW_FORMAT, "its tensors are missing or do not lie where floats can be read");
+    p->n_floats = floats.n;
+    p->n_codes = codes.n;
     while (piece(&layers, ';', &line)) {
         if (p->n_layers == BWR_MAX_LAYERS) return bwi_fail(err, BW_UNSUPPORTED, "it has more than %d layers", BWR_MAX_LAYERS);
         const int i = p->n_layers++;
@@ -293,4 +297,35 @@ bw_status bwr_plan_read(bwr_plan *p, const void *file, size_t size, bw_error *er
     if (last->out < 0 || last->h != 1 || last->w != 1) return bwi_fail(err, BW_FORMAT, "its last layer does not make logits");
     p->image_h = p->layer[0].h, p->image_w = p->layer[0].w, p->image_c = p->layer[0].c;
     return BW_OK;
+}
+
+/* ---- Memory -------------------------------------------------------------------------------------------------------------- */
+
+static size_t value_bytes(const bwr_value *v)
+{
+    const size_t n = (size_t)v->h * (size_t)v->w * (size_t)v->c;
+    return ((v->codes ? n : n * sizeof(float)) + 63) / 64 * 64;
+}
+
+/* Each at the first gap among those placed before. */
+size_t bwr_place_values(bwr_plan *p)
+{
+    size_t end = 0;
+    for (int i = 0; i < p->n_values; i++) {
+        bwr_value *v = &p->value[i];
+        if (!v->known) continue;
+        const size_t bytes = value_bytes(v);
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (int k = 0; k < i; k++) {
+                const bwr_value *o = &p->value[k];
+                const bool together = o->known && o->first <= v->last && v->first <= o->last;
+                if (!together || v->offset >= o->offset + value_bytes(o) || o->offset >= v->offset + bytes) continue;
+                v->offset = o->offset + value_bytes(o);
+                moved = true;
+            }
+        }
+        if (v->offset + bytes > end) end = v->offset + bytes;
+    }
+    return end;
 }

@@ -26,35 +26,6 @@ static size_t round64(size_t n)
 
 /* ---- Memory -------------------------------------------------------------------------------------------------------------- */
 
-static size_t value_bytes(const bwr_value *v)
-{
-    const size_t n = (size_t)v->h * (size_t)v->w * (size_t)v->c;
-    return round64(v->codes ? n : n * sizeof(float));
-}
-
-/* Places values so that those alive at the same time do not overlap: each at the first gap among those placed before. Returns the end. */
-static size_t place_values(bwr_plan *p)
-{
-    size_t end = 0;
-    for (int i = 0; i < p->n_values; i++) {
-        bwr_value *v = &p->value[i];
-        if (!v->known) continue;
-        const size_t bytes = value_bytes(v);
-        for (bool moved = true; moved;) {
-            moved = false;
-            for (int k = 0; k < i; k++) {
-                const bwr_value *o = &p->value[k];
-                const bool together = o->known && o->first <= v->last && v->first <= o->last;
-                if (!together || v->offset >= o->offset + value_bytes(o) || o->offset >= v->offset + bytes) continue;
-                v->offset = o->offset + value_bytes(o);
-                moved = true;
-            }
-        }
-        if (v->offset + bytes > end) end = v->offset + bytes;
-    }
-    return end;
-}
-
 static const bwk_conv *choose(const bwk_conv_spec *s)
 {
     const bwk_conv *k;
@@ -110,7 +81,7 @@ static bw_status lay_out(bw_net *net, const void *file, size_t size, size_t *byt
     }
     *bytes += most;
     net->finish = bwk_finish_for_cpu();
-    net->scratch = place_values(p);
+    net->scratch = bwr_place_values(p);
     net->work_bytes = net->scratch + scratch;
     return BW_OK;
 }
