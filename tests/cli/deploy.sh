@@ -30,7 +30,7 @@ for cc in gcc clang; do
     ! command -v $cc >/dev/null || $cc -std=c99 -pedantic -Wall -Wextra -Wshadow -Wconversion -Werror -O1 -c net-2.c -o net.o || fail "$cc rejects the C code"
 done
 grep -q "define NET_2_BUFFER_BYTES" net-2.h || fail "the header lacks the size of the buffer"
-expect 1 export runs/tiny/model.safetensors --to c --out net.txt
+expect 2 export runs/tiny/model.safetensors --to c --out net.txt
 has err "ends in .c"
 expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 1
 has out "C code: 0 logits differ"
