@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "golden.h"
 
 enum { BATCH = 8, BATCHES = 2, STEPS = 10, EARLY = 2, SAMPLES = 32, SIDE = 32, CHANNELS = 3, CLASSES = 10, MAX_PARAMS = 256 };
 
@@ -56,63 +57,7 @@ static const golden_case cases[] = {
      .loss_tolerance = 0.25},
 };
 
-/* ---- Numbers that both sides draw ---------------------------------------------------------------------------------------- */
-/* Number i of key: splitmix64 at FNV-1a(key) + (i + 1) * golden ratio. */
-static uint64_t key_of(const char *prefix, const char *name)
-{
-    uint64_t h = 0xCBF29CE484222325u;
-    for (const char *s = prefix; *s; s++) h = (h ^ (uint8_t)*s) * 0x100000001B3u;
-    for (const char *s = name; *s; s++) h = (h ^ (uint8_t)*s) * 0x100000001B3u;
-    return h;
-}
-static uint64_t bits(uint64_t key, size_t i)
-{
-    uint64_t z = key + (i + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-static double draw(uint64_t key, size_t i)
-{
-    return (double)(bits(key, i) >> 11) / 4503599627370496.0 - 1.0;
-}
-
-static void put(void *v, bwi_dtype dtype, size_t i, double x)
-{
-    if (dtype == BWI_DT_F64)
-        ((double *)v)[i] = x;
-    else
-        ((float *)v)[i] = (float)x;
-}
-static double get(const void *v, bwi_dtype dtype, size_t i)
-{
-    return dtype == BWI_DT_F64 ? ((const double *)v)[i] : (double)((const float *)v)[i];
-}
-
-/* Position in memory (OHWI) of element i in PyTorch's order (OIHW). */
-static size_t place(const bwi_param *p, size_t i)
-{
-    if (p->ndim != 4) return i;
-    size_t ic = (size_t)p->dim[1], hw = (size_t)(p->dim[2] * p->dim[3]);
-    size_t o = i / (ic * hw), c = i / hw % ic, k = i % hw;
-    return (o * hw + k) * ic + c;
-}
-
-static void fill_params(bwi_graph *g)
-{
-    for (int i = 0; i < g->n_params; i++) {
-        bwi_param *p = &g->param[i];
-        if (p->role == BWI_PARAM_STATE || p->role == BWI_PARAM_QUANT) continue;
-        size_t len = strlen(p->name);
-        double bound = p->role == BWI_PARAM_WEIGHT ? sqrt(6.0 / (double)(p->numel / (size_t)p->dim[0])) : 0.2;
-        double middle = p->role == BWI_PARAM_NORM && strcmp(p->name + len - 7, ".weight") == 0 ? 1 : 0;
-        uint64_t key = key_of("", p->name);
-        for (size_t k = 0; k < p->numel; k++)
-            put(p->data, p->dtype, place(p, k), (double)(float)(draw(key, k) * bound + middle));
-    }
-    g->version++;
-}
-
+/* ---- Batches --------------------------------------------------------------------------------------------------------------- */
 static void fill_batch(int t, bwi_dtype real, void *x, int32_t *labels)
 {
     char name[32];
