@@ -37,7 +37,9 @@ static bwi_step make_step(const bwi_exec *e, int i, bool *taken, int *at)
     taken[i] = true;
     if (!e->fused || n->op != bwi_op_find("batch_norm")) return s;
     int add = only_reader(g, s.out, "add");
-    if (add >= 0 && !taken[add] && g->node[add].in[0] != g->node[add].in[1]) {
+    /* a value added to itself, or to its own normalisation, would have two gradients in one step */
+    if (add >= 0 && !taken[add] && g->node[add].in[0] != g->node[add].in[1] && g->node[add].in[0] != n->in[0] &&
+        g->node[add].in[1] != n->in[0]) {
         s.residual = true;
         s.n_in = 2;
         s.in[1] = g->node[add].in[0] == s.out ? g->node[add].in[1] : g->node[add].in[0];
