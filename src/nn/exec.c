@@ -85,10 +85,11 @@ bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *
     e->compute = o->compute ? o->compute : g->real == BWI_DT_F64 ? &bwi_compute_reference_f64 : &bwi_compute_onednn;
     e->batch = o->batch;
     e->train = o->train;
-    e->fused = !o->no_fusion;
+    e->second_order = o->second_order;
+    e->fused = !o->no_fusion && !o->second_order;
     e->observe = o->observe;
     e->observer = o->observer;
-    e->precision = g->real == BWI_DT_F32 ? o->precision : BWI_PRECISION_F32;
+    e->precision = g->real == BWI_DT_F32 && !o->second_order ? o->precision : BWI_PRECISION_F32;
     e->bf16 = e->precision == BWI_PRECISION_FAST && (o->force_bf16 || (bwi_cpu_flags() & BWI_CPU_BF16));
     e->variant = bwi_variant_for(g->real);
     e->note = note ? &text : NULL;
@@ -99,7 +100,7 @@ bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *
     e->init_owned = bwi_calloc((size_t)g->n_values, sizeof *e->init_owned);
     e->scale_pending = bwi_calloc((size_t)g->n_nodes, sizeof *e->scale_pending);
     if (!e->init_x || !e->init_owned || !e->scale_pending) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for an executor"));
-    for (int i = 0; e->train && i < g->n_nodes; i++)
+    for (int i = 0; e->train && !e->second_order && i < g->n_nodes; i++) /* the batch that trains is the one that counts */
         if (g->node[i].aq) g->node[i].aq->batch = e->batch;
     bind(e);
     e->note = NULL;
@@ -132,6 +133,8 @@ void bwi_exec_destroy(bwi_exec **ep)
     bwi_free(e->value);
     bwi_free(e->buffer);
     bwi_free(e->arena);
+    bwi_free(e->tangents);
+    bwi_free(e->active);
     bwi_free(e->scratch);
     bwi_free(e->saves);
     bwi_free(e->parts);
@@ -156,7 +159,7 @@ void bwi_exec_times_clear(bwi_exec *e)
 }
 size_t bwi_exec_bytes(const bwi_exec *e)
 {
-    return e->arena_bytes + e->scratch_bytes + e->save_bytes + e->part_scratch + e->part_bytes;
+    return e->arena_bytes * (e->second_order ? 2 : 1) + e->scratch_bytes + e->save_bytes + e->part_scratch + e->part_bytes;
 }
 
 /* ---- Quantizers ------------------------------------------------------------------------------------------------------------- */
@@ -278,7 +281,7 @@ fail:
 
 /* ---- Forward ---------------------------------------------------------------------------------------------------------------- */
 /* Convolutions always run on the whole planned batch: rows behind image n must be zero, so that they add nothing to weight gradients. */
-static void zero_tail(const bwi_exec *e, void *data, bwi_dtype type, bwi_shape shape)
+void bwi_zero_tail(const bwi_exec *e, void *data, bwi_dtype type, bwi_shape shape)
 {
     size_t image = bwi_shape_size(shape) * bwi_dtype_size(type);
     if (data && e->n < e->batch) memset((char *)data + (size_t)e->n * image, 0, (size_t)(e->batch - e->n) * image);
@@ -303,8 +306,8 @@ static bw_status forward_step(bwi_exec *e, bwi_step *p, bool train, bool repack,
     st = fresh ? forward_and_init(e, p, err) : fns->forward(c, err);
     if (st) return bwi_fail_in(err, st, "layer %s", c->node->name);
     if (e->scale_pending[p->node]) st = init_output_scale(e, p, err);
-    zero_tail(e, c->out.data, c->out.type, c->out.shape);
-    for (int k = 0; k < p->n_q; k++) zero_tail(e, c->q[k].data, c->q[k].type, c->q[k].shape);
+    bwi_zero_tail(e, c->out.data, c->out.type, c->out.shape);
+    for (int k = 0; k < p->n_q; k++) bwi_zero_tail(e, c->q[k].data, c->q[k].type, c->q[k].shape);
     return st;
 }
 
@@ -319,10 +322,10 @@ bw_status bwi_exec_forward(bwi_exec *e, int n, bool train, const void **logits, 
     bool repack = train || e->packed != e->g->version;
     bw_status st = BW_OK;
     e->n = n;
-    e->trained = e->have_loss = false;
+    e->trained = e->have_loss = e->differentiated = false;
     if (repack) st = prepare_weights(e, err);
     if (!st) st = prepare_activations(e, train, err);
-    if (!st) zero_tail(e, bwi_exec_input(e), e->value[0].type, e->g->value[0].shape);
+    if (!st) bwi_zero_tail(e, bwi_exec_input(e), e->value[0].type, e->g->value[0].shape);
     for (int s = 0; s < e->n_steps && !st; s++) {
         st = forward_step(e, &e->step[s], train, repack, err);
         if (!st && e->observe) e->observe(e->observer, &e->step[s].call);
@@ -379,7 +382,7 @@ static bw_status backward_step(bwi_exec *e, bwi_step *p, bw_error *err)
     if (st) return bwi_fail_in(err, st, "layer %s", c->node->name);
     for (int k = 0; k < p->n_in; k++) {
         e->value[p->in[k]].gscale = c->in[k].gscale;
-        zero_tail(e, c->in[k].grad, c->in[k].grad_type, c->in[k].shape);
+        bwi_zero_tail(e, c->in[k].grad, c->in[k].grad_type, c->in[k].shape);
     }
     return BW_OK;
 }
@@ -391,9 +394,10 @@ bw_status bwi_exec_backward(bwi_exec *e, bw_error *err)
     bwi_times before = e->times;
     const bwi_slot_info *out = &e->value[e->g->output];
     bw_status st = BW_OK;
-    zero_tail(e, bwi_buffer_at(e, out->grad), out->grad_type, e->g->value[e->g->output].shape);
+    bwi_zero_tail(e, bwi_buffer_at(e, out->grad), out->grad_type, e->g->value[e->g->output].shape);
     for (int s = e->n_steps - 1; s >= 0 && !st; s--) st = backward_step(e, &e->step[s], err);
     e->have_loss = false;
+    e->differentiated = !st;
     e->g->version++;
     double known = e->times.backward - before.backward + e->times.norm - before.norm + e->times.quantizers - before.quantizers;
     e->times.other += bwi_now() - start - known;

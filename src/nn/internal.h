@@ -41,7 +41,7 @@ struct bwi_exec {
     bwi_graph *g;
     const bwi_compute *compute;
     int batch, variant;
-    bool train, fused;
+    bool train, fused, second_order;
     bwi_precision precision;
     bool bf16;
     bwi_step *step;
@@ -50,12 +50,15 @@ struct bwi_exec {
     bwi_buffer *buffer;
     int n_buffers;
     char *arena, *scratch, *saves;
-    char *parts; /* scratch of steps that run by parts, which outlives the step; behind it a piece of gradient */
+    char *tangents; /* second_order: R{.} of what lies in the arena, at the same places */
+    bool *active;   /* [n_values] second_order: values that the tensor in question reaches */
+    char *parts;    /* scratch of steps that run by parts, which outlives the step; behind it a piece of gradient */
     size_t arena_bytes, scratch_bytes, save_bytes, conv_scratch, part_scratch, part_bytes;
     uint64_t packed;     /* graph version whose weights the convolutions hold */
     int n;               /* images of the last forward; 0: none */
     bool trained;        /* the last forward was a training one */
     bool have_loss;      /* its loss gradient is in place */
+    bool differentiated; /* its backward has run, and nothing since */
     const void **init_x; /* [n_values]: float values behind codes, while output scales are initialised */
     bool *init_owned;    /* [n_values] */
     bool *scale_pending; /* [n_nodes]: the output scale waits for its first forward */
@@ -69,6 +72,8 @@ struct bwi_exec {
 BW_MUST_USE bw_status bwi_plan_steps(bwi_exec *e, bw_error *err);
 BW_MUST_USE bw_status bwi_plan_convs(bwi_exec *e, bw_error *err);
 BW_MUST_USE bw_status bwi_plan_memory(bwi_exec *e, bw_error *err);
+/* exec.c: convolutions always run on the whole planned batch, so rows behind image n must be zero. */
+void bwi_zero_tail(const bwi_exec *e, void *data, bwi_dtype type, bwi_shape shape);
 static inline void *bwi_buffer_at(const bwi_exec *e, int buffer)
 {
     return buffer < 0 ? NULL : e->arena + e->buffer[buffer].offset;

@@ -17,6 +17,8 @@ typedef struct bwi_loss_fns { /* one table per variant */
      * with the teacher's logits the second half has no gradient at all. BW_NUMERIC also for a teacher's logit that is not finite. */
     bw_status (*distill)(const void *logits, const void *teacher, const int32_t *labels, int n, int classes, double *loss,
                          int *top1, int *top5, void *grad, bw_error *err);
+    /* R{grad} from R{logits} (nn.h, second derivatives): p * (Rz - <p, Rz>) / n with p = softmax. All [n,classes] real. */
+    void (*tangent)(const void *logits, const void *rlogits, int n, int classes, void *rgrad);
 } bwi_loss_fns;
 
 extern const bwi_loss_fns *const bwi_softmax_ce[BWI_VARIANTS];

@@ -121,6 +121,7 @@ typedef struct bwi_exec_options {
     /* Called behind each step of forward, while what it read and wrote is still there; NULL: not. With no_fusion every node is a step. */
     void (*observe)(void *observer, const struct bwi_call *step);
     void *observer;
+    bool second_order;          /* for second derivatives (below): unfused, F32, all values and gradients stay in memory */
 } bwi_exec_options;
 typedef struct bwi_times {
     double forward, backward, quantizers, norm, other;
@@ -149,6 +150,19 @@ BW_MUST_USE bw_status bwi_exec_backward_from(bwi_exec *e, const void *glogits, b
 const bwi_times *bwi_exec_times(const bwi_exec *e);
 void bwi_exec_times_clear(bwi_exec *e);
 size_t bwi_exec_bytes(const bwi_exec *e); /* of the memory plan */
+
+/* ---- Second derivatives (hvp.c) ----------------------------------------------------------------------------------------- */
+/* For executors made with second_order. Between a training forward, its loss and its backward, and the next forward, they answer any number
+ * of questions about the Hessian H of that loss with respect to one quantized tensor, all others held: tensor i of bwi_graph_quant. What H
+ * is taken by is the tensor behind the rounding in units of a grid on [0, 1], xq = (c - lo) / (hi - lo) (methods: 2.3): n elements, the
+ * weights in the order of memory or the activations [images,h,w,c]. Roundings further down pass tangents unchanged and gradients as
+ * their gradient method says; statistics of batch norms are the batch's. */
+/* Elements of tensor i in the last forward; 0: there is no such tensor. */
+size_t bwi_exec_tensor_size(const bwi_exec *e, int i);
+/* v'Hv and, with hv, Hv. v, hv [n] real; hv may be NULL. Parameters' gradients, times and statistics stay as they are. */
+BW_MUST_USE bw_status bwi_exec_hvp(bwi_exec *e, int i, const void *v, void *hv, double *vhv, bw_error *err);
+/* Statistics of the gradient dL/dxq of tensor i, before its gradient method scales it. */
+BW_MUST_USE bw_status bwi_exec_code_gradient(bwi_exec *e, int i, bwi_qstats *stats, bw_error *err);
 
 /* ---- Operations: one file in ops/, one row in ops.def ------------------------------------------------------------------- */
 /* What an operation sees of a value at run time. */
@@ -197,6 +211,13 @@ typedef struct bwi_op_fns { /* one table per variant */
     /* For an operation whose backward can leave its input's gradient for later (call->by_parts): the gradient of images first ..
      * first + n - 1 into to [n,h,w,c] of in[0].grad_type, zero behind image call->n. NULL: cannot. */
     void (*backward_part)(bwi_call *c, int first, int n, void *to);
+    /* Second derivatives: R{x} is the derivative of x along a direction (Pearlmutter, Fast exact multiplication by the Hessian, 1994). c is the
+     * call as backward left it, t a copy whose data and grad are R{data} and R{grad}, in the units of what they belong to.
+     * tangent: t->out.data from t->in[].data. NULL: forward(t), right for linear operations. */
+    bw_status (*tangent)(const bwi_call *c, bwi_call *t, bw_error *err);
+    /* t->in[].grad (where not NULL, added when acc) from t->out.grad, t->in[].data and c. NULL: backward(t) with the data of c, right for
+     * operations whose gradient is linear in out.grad and else constant. */
+    bw_status (*backward_tangent)(const bwi_call *c, bwi_call *t, bw_error *err);
 } bwi_op_fns;
 typedef enum bwi_sign {
     BWI_SIGN_ANY,

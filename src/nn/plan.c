@@ -138,7 +138,7 @@ static void describe_values(bwi_exec *e)
         }
         bwi_slot_info *out = &e->value[p->out];
         out->step = s;
-        out->needs_grad = trains;
+        out->needs_grad = trains || (e->second_order && g->node[p->node].aq); /* it may be asked for */
         if (g->node[p->node].aq) out->aq = g->node[p->node].aq;
         /* Backward needs the sum for its masks, and quantizers read it: their own loops know no residual. */
         if (p->residual && (e->train || p->n_q)) out->stored = true;
@@ -287,6 +287,7 @@ static bw_status add_buffer(bwi_exec *e, size_t elements, bwi_dtype type, int fi
     void *p = bwi_realloc(e->buffer, (size_t)(e->n_buffers + 1) * sizeof *e->buffer);
     if (!p) return bwi_fail(err, BW_NOMEM, "no memory to plan the network");
     e->buffer = p;
+    if (e->second_order) first = 0, last = INT_MAX; /* everything lives as long as the executor */
     e->buffer[e->n_buffers] = (bwi_buffer){(bytes + 63) / 64 * 64, 0, first, last};
     *index = e->n_buffers++;
     return BW_OK;
@@ -422,12 +423,16 @@ bw_status bwi_plan_memory(bwi_exec *e, bw_error *err)
     }
     e->save_bytes = save;
     e->arena = bwi_calloc(e->arena_bytes + 64, 1);
+    if (e->second_order) {
+        e->tangents = bwi_calloc(e->arena_bytes + 64, 1);
+        e->active = bwi_calloc((size_t)g->n_values, sizeof *e->active);
+    }
     e->scratch = bwi_calloc(e->scratch_bytes + 64, 1);
     e->saves = bwi_calloc(save + 64, 1);
     e->part_scratch = (e->part_scratch + 63) / 64 * 64;
     e->parts = bwi_calloc(e->part_scratch + e->part_bytes + 64, 1);
-    if (!e->arena || !e->scratch || !e->saves || !e->parts)
+    if (!e->arena || !e->scratch || !e->saves || !e->parts || (e->second_order && !(e->tangents && e->active)))
         return bwi_fail(err, BW_NOMEM, "no memory for a batch of %d: the plan needs %.0f MiB", e->batch,
-                        (double)(e->arena_bytes + e->scratch_bytes + save) / 1048576);
+                        (double)bwi_exec_bytes(e) / 1048576);
     return BW_OK;
 }

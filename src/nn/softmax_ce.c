@@ -156,8 +156,26 @@ static bw_status ce_distill(const void *logits, const void *teacher, const int32
     return ce_batch(logits, teacher, labels, n, classes, loss, top1, top5, grad, err);
 }
 
+static void ce_tangent(const void *logits, const void *rlogits, int n, int classes, void *rgrad)
+{
+    const size_t width = (size_t)classes;
+    for (size_t image = 0; image < (size_t)n; image++) {
+        const real *x = (const real *)logits + image * width, *rz = (const real *)rlogits + image * width;
+        real *rg = (real *)rgrad + image * width;
+        double largest = (double)x[0], sum = 0, along = 0;
+        for (size_t k = 1; k < width; k++) largest = (double)x[k] > largest ? (double)x[k] : largest;
+        for (size_t k = 0; k < width; k++) {
+            const double e = exp((double)x[k] - largest);
+            sum += e;
+            along += e * (double)rz[k];
+        }
+        for (size_t k = 0; k < width; k++)
+            rg[k] = (real)(exp((double)x[k] - largest) / sum * ((double)rz[k] - along / sum) / n);
+    }
+}
+
 BWI_VARIANT_DECLARE(bwi_loss_fns, bwi_softmax_ce_fns);
-const bwi_loss_fns BWI_V(bwi_softmax_ce_fns) = {ce_loss, ce_distill};
+const bwi_loss_fns BWI_V(bwi_softmax_ce_fns) = {ce_loss, ce_distill, ce_tangent};
 
 #if BWI_MAIN
 const bwi_loss_fns *const bwi_softmax_ce[BWI_VARIANTS] = BWI_VARIANT_TABLE(bwi_softmax_ce_fns);

@@ -13,14 +13,15 @@
 
 #define ROWS_PER_FLUSH 512 /* float partial sums go to double after so many rows */
 
-/* Per-channel buffers, [c] each: the kept ones are filled by forward for backward. */
+/* Per-channel buffers, [c] each: the kept ones are filled by forward for backward, r0 and r1 by tangent for backward_tangent. */
 typedef struct bn_save {
     real *mean, *istd, *a, *b;
+    real *r0, *r1; /* mean of R{x}, and of xh * R{x} */
 } bn_save;
 static bn_save save_of(const bwi_call *k, size_t c)
 {
     real *p = k->save;
-    return (bn_save){p, p + c, p + 2 * c, p + 3 * c};
+    return (bn_save){p, p + c, p + 2 * c, p + 3 * c, p + 4 * c, p + 5 * c};
 }
 
 /* Elements of one block: whole rows of c channels, small enough for the first-level cache. */
@@ -453,7 +454,100 @@ static void BWI_V(bn_backward_part)(bwi_call *k, int first, int n, void *to)
     k->times->norm += bwi_now() - start;
 }
 
-const bwi_op_fns BWI_V(bwi_batch_norm_fns) = {BWI_V(bn_forward), BWI_V(bn_backward), BWI_V(bn_backward_part)};
+/* ---- Second derivatives, of a batch norm by itself and with the batch's statistics (methods: 2.3) ---- */
+
+/* Sums of a and of a * b over all rows into s and t of the chunks; a, b [rows,c]. */
+static void sum_pairs(const bwi_call *k, const real *a, const real *b, size_t rows, size_t c)
+{
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        bn_chunk p = chunk_of(k, c, i);
+        size_t end = bwi_chunk(rows, 8, (size_t)i + 1);
+        clear(&p, c);
+        for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += ROWS_PER_FLUSH) {
+            size_t n = end - r < ROWS_PER_FLUSH ? end - r : ROWS_PER_FLUSH;
+            add_sums(a + r * c, b + r * c, n, c, p.s_part, p.t_part);
+            flush(&p, c);
+        }
+    }
+}
+
+/* With xh = (x - mean) / s, s^2 = var + eps:  R{y} = gamma / s * (R{x} - mean(R{x}) - xh * mean(xh * R{x})), the map that backward applies to
+ * dL/dy, since it is symmetric. */
+static bw_status BWI_V(bn_tangent)(const bwi_call *k, bwi_call *t, bw_error *err)
+{
+    (void)err;
+    const size_t c = (size_t)k->out.shape.c, rows = (size_t)k->n * (size_t)k->out.shape.h * (size_t)k->out.shape.w;
+    const bn_save v = save_of(k, c);
+    const real *x = k->in[0].data, *rx = t->in[0].data;
+    real *ry = t->out.data, *k1 = slope_constants(k, c), *k2 = k1 + round_up(c);
+    sum_pairs(k, rx, x, rows, c);
+    for (size_t j = 0; j < c; j++) {
+        double sum, product, mean = (double)v.mean[j], istd = (double)v.istd[j], a = (double)v.a[j];
+        total(k, c, j, &sum, &product);
+        double r0 = sum / (double)rows, r1 = (product / (double)rows - mean * r0) * istd;
+        v.r0[j] = (real)r0;
+        v.r1[j] = (real)r1;
+        k2[j] = (real)(a * r1 * istd);
+        k1[j] = (real)(a * (r0 - r1 * istd * mean));
+    }
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        const size_t from = bwi_chunk(rows, 8, (size_t)i), to = bwi_chunk(rows, 8, (size_t)i + 1);
+        finish(rx + from * c, x + from * c, v.a, k1, k2, to - from, c, ry + from * c, NULL);
+    }
+    return BW_OK;
+}
+
+/* With A = g - mean(g) - xh * m, m = mean(g * xh), and R{xh} from above,
+ *   R{A} = R{g} - mean(R{g}) - R{xh} * m - xh * mean(R{g} * xh + g * R{xh})
+ *   R{gx} = gamma * (R{A} / s - A * mean(xh * R{x}) / s^2),
+ * which is a R{g} + p R{x} + q g minus a constant and a multiple of x, channel by channel. mean(g) and m are what backward has left in the
+ * gradients of beta and gamma. */
+static bw_status BWI_V(bn_backward_tangent)(const bwi_call *k, bwi_call *t, bw_error *err)
+{
+    (void)err;
+    if (!t->in[0].grad) return BW_OK;
+    const size_t c = (size_t)k->out.shape.c, rows = (size_t)k->n * (size_t)k->out.shape.h * (size_t)k->out.shape.w;
+    const bn_save v = save_of(k, c);
+    const real *x = k->in[0].data, *g = k->out.grad, *rx = t->in[0].data, *rg = t->out.grad;
+    real *to = t->in[0].grad, *k1 = slope_constants(k, c), *k2 = k1 + round_up(c);
+    real *p = repeated_a(k, c), *q = repeated_b(k, c); /* their first rows */
+    const bool acc = t->in[0].acc;
+    sum_pairs(k, rx, g, rows, c);
+    for (size_t j = 0; j < c; j++) {
+        double sum, product;
+        total(k, c, j, &sum, &product);
+        k1[j] = (real)(product / (double)rows); /* mean(g * R{x}) */
+    }
+    sum_pairs(k, rg, x, rows, c);
+    for (size_t j = 0; j < c; j++) {
+        double sum, product, n = (double)rows, mean = (double)v.mean[j], istd = (double)v.istd[j], a = (double)v.a[j];
+        total(k, c, j, &sum, &product);
+        double r0 = (double)v.r0[j], r1 = (double)v.r1[j], g0 = (double)param_grad(k, 1)[j] / n;
+        double m = (double)param_grad(k, 0)[j] / n, rg0 = sum / n, rg1 = (product / n - mean * rg0) * istd;
+        double cross = ((double)k1[j] - r0 * g0 - r1 * m) * istd; /* mean(g * R{xh}) */
+        double along = a * (rg1 + cross - 2 * m * r1 * istd);     /* what is multiplied by -xh */
+        p[j] = (real)(-a * istd * m);
+        q[j] = (real)(-a * istd * r1);
+        k2[j] = (real)(along * istd);
+        k1[j] = (real)(a * (rg0 - istd * (m * r0 + r1 * g0)) - along * istd * mean);
+    }
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < bwi_chunk(rows, 8, (size_t)i + 1); r++)
+#pragma omp simd
+            for (size_t j = 0; j < c; j++) {
+                const size_t e = r * c + j;
+                real d = v.a[j] * rg[e] + p[j] * rx[e] + q[j] * g[e] - (k1[j] + k2[j] * x[e]);
+                to[e] = acc ? to[e] + d : d;
+            }
+    }
+    return BW_OK;
+}
+
+const bwi_op_fns BWI_V(bwi_batch_norm_fns) = {BWI_V(bn_forward), BWI_V(bn_backward), BWI_V(bn_backward_part), BWI_V(bn_tangent),
+                                              BWI_V(bn_backward_tangent)};
 
 #if BWI_MAIN
 static bw_status infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)
@@ -488,7 +582,7 @@ static bw_status params(bwi_graph *g, bwi_node *node, const bwi_shape *in, bw_er
 static size_t save_size(const bwi_node *node, int n, const bwi_shape *in, const bwi_shape *out, bwi_dtype dtype)
 {
     (void)node, (void)n, (void)in;
-    return 4 * (size_t)out->c * bwi_dtype_size(dtype);
+    return 6 * (size_t)out->c * bwi_dtype_size(dtype);
 }
 
 static size_t scratch_size(const bwi_node *node, int n, const bwi_shape *in, const bwi_shape *out, bwi_dtype dtype)

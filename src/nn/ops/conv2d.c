@@ -2,7 +2,12 @@
 #include "nn/ops/conv_common.h"
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_conv2d_fns);
-const bwi_op_fns BWI_V(bwi_conv2d_fns) = {.forward = conv_forward, .backward = conv_backward};
+const bwi_op_fns BWI_V(bwi_conv2d_fns) = {
+    .forward = conv_forward,
+    .backward = conv_backward,
+    .tangent = conv_tangent,
+    .backward_tangent = conv_backward_tangent,
+};
 
 #if BWI_MAIN
 static bw_status conv2d_spec(const bwi_node *node, int n, const bwi_shape *in, bwi_conv_spec *s)

@@ -144,23 +144,35 @@ static void conv_weight_value_gradient(const bwi_call *c, const real *restrict g
     for (size_t k = 0; k < n; k++) out[k] = scale * g[k];
 }
 
-static bw_status conv_backward(bwi_call *c, bw_error *err)
+/* Where the input's gradient is made: in its place, or aside when it is to be added. */
+static real *conv_gsrc(const bwi_call *c)
 {
-    const bwi_param *w = &c->graph->param[c->node->param[0]];
-    bwi_quant *wq = c->node->wq;
+    return c->in[0].grad && c->in[0].acc ? conv_own_scratch(c) : c->in[0].grad;
+}
+
+/* Brings what was made into place and into its units. */
+static void conv_gsrc_done(bwi_call *c, const real *gsrc)
+{
     bwi_buf *in = &c->in[0];
-    double scale = conv_scale(c), start = bwi_now(), norm = c->times->norm;
-    assert(c->out.gscale == 1 && (c->out.grad_type == BWI_REAL_DT || c->out.grad_type == BWI_DT_BF16));
-    real *gsrc = in->grad && in->acc ? conv_own_scratch(c) : in->grad;
-    bw_status st = conv_backward_passes(c, gsrc, err);
-    if (st != BW_OK) return st;
-    double gscale = conv_takes_codes(c) ? scale : 1;
+    double gscale = conv_takes_codes(c) ? conv_scale(c) : 1;
     if (in->grad && in->acc) {
         assert(in->gscale != 0);
         bwi_accumulate(in->grad, gsrc, (size_t)c->n * bwi_shape_size(in->shape), (real)(gscale / in->gscale));
     } else if (in->grad) {
         in->gscale = gscale;
     }
+}
+
+static bw_status conv_backward(bwi_call *c, bw_error *err)
+{
+    const bwi_param *w = &c->graph->param[c->node->param[0]];
+    bwi_quant *wq = c->node->wq;
+    double scale = conv_scale(c), start = bwi_now(), norm = c->times->norm;
+    assert(c->out.gscale == 1 && (c->out.grad_type == BWI_REAL_DT || c->out.grad_type == BWI_DT_BF16));
+    real *gsrc = conv_gsrc(c);
+    bw_status st = conv_backward_passes(c, gsrc, err);
+    if (st != BW_OK) return st;
+    conv_gsrc_done(c, gsrc);
     if (c->node->attr.bias) conv_bias_gradient(c, conv_own_scratch(c), c->graph->param[c->node->param[1]].grad);
     double done = bwi_now();
     c->times->backward += done - start - (c->times->norm - norm); /* what stands behind counts for itself */
@@ -173,6 +185,25 @@ static bw_status conv_backward(bwi_call *c, bw_error *err)
         for (size_t k = 0; k < w->numel; k++) g[k] *= (real)scale;
     }
     c->times->quantizers += bwi_now() - done;
+    return BW_OK;
+}
+
+/* Weights and bias have no tangents of their own: hvp.c puts that of the weights in question into out itself. */
+static bw_status conv_tangent(const bwi_call *c, bwi_call *t, bw_error *err)
+{
+    bw_status st = c->compute->conv_forward(c->conv, t->in[0].data, t->out.data, c->scratch);
+    return st == BW_OK ? BW_OK : conv_failed(c, st, "tangent pass", err);
+}
+
+static bw_status conv_backward_tangent(const bwi_call *c, bwi_call *t, bw_error *err)
+{
+    real *gsrc = conv_gsrc(t);
+    const int piece = c->compute->conv_piece(c->conv);
+    for (int first = 0; gsrc && first < c->batch; first += piece) {
+        bw_status st = c->compute->conv_backward_data(c->conv, first, conv_gdst(t, first, piece), gsrc, c->scratch);
+        if (st != BW_OK) return conv_failed(c, st, "backward pass to the input", err);
+    }
+    conv_gsrc_done(t, gsrc);
     return BW_OK;
 }
 

@@ -2,7 +2,12 @@
 #include "nn/ops/conv_common.h"
 
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_linear_fns);
-const bwi_op_fns BWI_V(bwi_linear_fns) = {.forward = conv_forward, .backward = conv_backward};
+const bwi_op_fns BWI_V(bwi_linear_fns) = {
+    .forward = conv_forward,
+    .backward = conv_backward,
+    .tangent = conv_tangent,
+    .backward_tangent = conv_backward_tangent,
+};
 
 #if BWI_MAIN
 static bw_status linear_spec(const bwi_node *node, int n, const bwi_shape *in, bwi_conv_spec *s)

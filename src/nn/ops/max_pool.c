@@ -76,8 +76,35 @@ static bw_status max_pool_backward(bwi_call *c, bw_error *err)
     return BW_OK;
 }
 
+static bw_status max_pool_tangent(const bwi_call *c, bwi_call *t, bw_error *err)
+{
+    (void)err;
+    const bwi_attr *a = &c->node->attr;
+    const bwi_shape is = c->in[0].shape, os = c->out.shape;
+    const int stride = pool_stride(a);
+    const size_t rows = (size_t)c->n * (size_t)os.h, ch = (size_t)is.c;
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        for (size_t r = bwi_chunk(rows, 1, (size_t)i); r < bwi_chunk(rows, 1, (size_t)i + 1); r++) {
+            const real *image = (const real *)t->in[0].data + r / (size_t)os.h * bwi_shape_size(is);
+            const int oy = (int)(r % (size_t)os.h);
+            for (int ox = 0; ox < os.w; ox++) {
+                const size_t at = (r * (size_t)os.w + (size_t)ox) * ch;
+                const uint8_t *choice = (const uint8_t *)c->save + at;
+                real *ry = (real *)t->out.data + at;
+                for (size_t k = 0; k < ch; k++) {
+                    const int iy = oy * stride - a->pad + choice[k] / a->kw, ix = ox * stride - a->pad + choice[k] % a->kw;
+                    ry[k] = image[((size_t)iy * (size_t)is.w + (size_t)ix) * ch + k];
+                }
+            }
+        }
+    }
+    return BW_OK;
+}
+
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_max_pool_fns);
-const bwi_op_fns BWI_V(bwi_max_pool_fns) = {.forward = max_pool_forward, .backward = max_pool_backward};
+const bwi_op_fns BWI_V(bwi_max_pool_fns) = {
+    .forward = max_pool_forward, .backward = max_pool_backward, .tangent = max_pool_tangent};
 
 #if BWI_MAIN
 static bw_status max_pool_infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)

@@ -39,8 +39,23 @@ static bw_status relu_backward(bwi_call *c, bw_error *err)
     return BW_OK;
 }
 
+static bw_status relu_tangent(const bwi_call *c, bwi_call *t, bw_error *err)
+{
+    (void)err;
+    const real *y = c->out.data, *rx = t->in[0].data;
+    real *ry = t->out.data;
+    size_t n = (size_t)c->n * bwi_shape_size(c->out.shape);
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        size_t end = bwi_chunk(n, BWI_LINE, (size_t)i + 1);
+#pragma omp simd
+        for (size_t k = bwi_chunk(n, BWI_LINE, (size_t)i); k < end; k++) ry[k] = y[k] > 0 ? rx[k] : 0;
+    }
+    return BW_OK;
+}
+
 BWI_VARIANT_DECLARE(bwi_op_fns, bwi_relu_fns);
-const bwi_op_fns BWI_V(bwi_relu_fns) = {.forward = relu_forward, .backward = relu_backward};
+const bwi_op_fns BWI_V(bwi_relu_fns) = {.forward = relu_forward, .backward = relu_backward, .tangent = relu_tangent};
 
 #if BWI_MAIN
 static bw_status relu_infer(const bwi_node *node, const bwi_shape *in, bwi_shape *out, bw_error *err)
