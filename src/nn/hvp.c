@@ -146,6 +146,9 @@ static bw_status tangent_step(bwi_exec *e, const bwi_step *p, bw_error *err)
 {
     const bwi_op_fns *fns = p->call.node->op->fns[e->variant];
     bwi_call t = tangent_call(e, p);
+    if (!fns->tangent && !p->call.node->op->linear)
+        return bwi_fail(err, BW_UNSUPPORTED, "layer %s: %s has no second derivatives", p->call.node->name,
+                        p->call.node->op->name);
     for (int k = 0; k < p->n_in; k++)
         if (!e->active[p->in[k]])
             memset(t.in[k].data, 0, (size_t)e->n * bwi_shape_size(t.in[k].shape) * bwi_dtype_size(e->g->real));

@@ -213,7 +213,7 @@ typedef struct bwi_op_fns { /* one table per variant */
     void (*backward_part)(bwi_call *c, int first, int n, void *to);
     /* Second derivatives: R{x} is the derivative of x along a direction (Pearlmutter, Fast exact multiplication by the Hessian, 1994). c is the
      * call as backward left it, t a copy whose data and grad are R{data} and R{grad}, in the units of what they belong to.
-     * tangent: t->out.data from t->in[].data. NULL: forward(t), right for linear operations. */
+     * tangent: t->out.data from t->in[].data. NULL: forward(t) when the operation is linear. */
     bw_status (*tangent)(const bwi_call *c, bwi_call *t, bw_error *err);
     /* t->in[].grad (where not NULL, added when acc) from t->out.grad, t->in[].data and c. NULL: backward(t) with the data of c, right for
      * operations whose gradient is linear in out.grad and else constant. */
@@ -238,6 +238,7 @@ typedef struct bwi_op {
     /* conv2d and linear, otherwise NULL: fills n, ih .. groups; the executor fills src, back, train and need_gsrc. `in` passed infer. */
     bw_status (*conv_spec)(const bwi_node *node, int n, const bwi_shape *in, bwi_conv_spec *spec);
     bool needs_in, needs_out; /* backward reads in[].data / out.data */
+    bool linear;              /* tangents may run through forward; others without fns->tangent have no second derivatives */
     const bwi_op_fns *fns[BWI_VARIANTS];
 } bwi_op;
 const bwi_op *bwi_op_at(size_t i);

@@ -436,6 +436,15 @@ static void wrong_calls(void **state)
     assert_true(vhv == 0);
     assert_int_equal(bwi_exec_hvp(e, 1, v, NULL, &vhv, &err), BW_ARG);
     assert_int_equal(bwi_exec_code_gradient(e, -1, &s, &err), BW_ARG);
+    bwi_node *pool = &g->node[g->n_nodes - 3];
+    assert_string_equal(pool->op->name, "global_pool");
+    const bwi_op *const known = pool->op;
+    bwi_op bare = *known;
+    bare.linear = false;
+    pool->op = &bare;
+    assert_int_equal(bwi_exec_hvp(e, 0, v, NULL, &vhv, &err), BW_UNSUPPORTED);
+    assert_non_null(strstr(err.msg, "layer pool"));
+    pool->op = known;
     bwi_exec_destroy(&plain);
     bwi_exec_destroy(&e);
     const int64_t live = bwi_alloc_live_blocks();

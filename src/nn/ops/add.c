@@ -65,6 +65,7 @@ const bwi_op bwi_op_add = {
     .n_in = 2,
     .sign = BWI_SIGN_KEEPS,
     .infer = add_infer,
+    .linear = true,
     .fns = BWI_VARIANT_TABLE(bwi_add_fns),
 };
 #endif

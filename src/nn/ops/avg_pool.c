@@ -76,6 +76,7 @@ const bwi_op bwi_op_avg_pool = {
     .n_in = 1,
     .sign = BWI_SIGN_KEEPS,
     .infer = pool_infer,
+    .linear = true,
     .fns = BWI_VARIANT_TABLE(bwi_avg_pool_fns),
 };
 #endif

@@ -63,6 +63,7 @@ const bwi_op bwi_op_global_pool = {
     .n_in = 1,
     .sign = BWI_SIGN_KEEPS,
     .infer = global_pool_infer,
+    .linear = true,
     .fns = BWI_VARIANT_TABLE(bwi_global_pool_fns),
 };
 #endif

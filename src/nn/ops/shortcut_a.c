@@ -78,6 +78,7 @@ const bwi_op bwi_op_shortcut_a = {
     .n_in = 1,
     .sign = BWI_SIGN_KEEPS,
     .infer = shortcut_a_infer,
+    .linear = true,
     .fns = BWI_VARIANT_TABLE(bwi_shortcut_a_fns),
 };
 #endif
