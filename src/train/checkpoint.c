@@ -1,7 +1,7 @@
 /* Checkpoints: a model file with what training needs beside it.
  *   optim.PARAMETER.STATE  the optimizer's arrays, as they lie in memory (convolutions OHWI)
  *   meta.*                 MetaQuant: phi, its Adam, and what it keeps of every weight tensor
- *   quant.LAYER.ROLE       F64: ready, clipped, seen, constrained, then theta0, the values right after initialisation
+ *   quant.LAYER.ROLE       F64: ready, clipped, seen, constrained, delta, then theta0, the values right after initialisation
  *   train.* metadata       bwi_progress, doubles with all their digits
  * Nothing in them depends on time, so that a resumed run ends in the same bytes as one that was never stopped. */
 #include "base/alloc.h"
@@ -167,7 +167,7 @@ static bw_status get_meta(const bwi_tensors *ts, bwi_run *run, bw_error *err)
 
 /* ---- Quantizers ---------------------------------------------------------------------------------------------------------- */
 
-enum { READY, CLIPPED, SEEN, CONSTRAINED, THETA0, QUANT_VALUES = THETA0 + BWI_QPARAMS };
+enum { READY, CLIPPED, SEEN, CONSTRAINED, DELTA, THETA0, QUANT_VALUES = THETA0 + BWI_QPARAMS };
 
 static char *quant_name(const bwi_quant *q, const bwi_node *layer)
 {
@@ -188,6 +188,7 @@ static bw_status add_quantizers(bwi_tensors *ts, const bwi_run *run, bw_error *e
             v[CLIPPED] = q->clipped;
             v[SEEN] = q->seen;
             v[CONSTRAINED] = (double)q->constrained;
+            v[DELTA] = q->delta;
             memcpy(v + THETA0, q->theta0, sizeof q->theta0);
             st = bwi_tensors_add(ts, name, BWI_DT_F64, 1, dim, v, err);
         }
@@ -216,6 +217,7 @@ static bw_status get_quantizers(const bwi_tensors *ts, bwi_run *run, bw_error *e
         q->clipped = bwi_tensor_at(t, CLIPPED);
         q->seen = bwi_tensor_at(t, SEEN);
         q->constrained = (int64_t)bwi_tensor_at(t, CONSTRAINED);
+        q->delta = bwi_tensor_at(t, DELTA);
         for (size_t k = 0; k < BWI_QPARAMS; k++) q->theta0[k] = bwi_tensor_at(t, THETA0 + k);
     }
     return BW_OK;

@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/par.h"
+#include "quant/hessian.h"
 #include "train/describe.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -20,10 +21,11 @@ static json_t *quantizer(const bwi_quant *q, const bwi_node *layer)
             json_decref(params);
             return NULL;
         }
-    return json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:I}", "layer", layer->name, "role",
+    const bool scales = q->g->delta >= 0 || q->g == &bwi_gradient_ewgs_hessian;
+    return json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:I, s:s, s:o*}", "layer", layer->name, "role",
                      q->role == BWI_WEIGHT ? "weight" : "activation", "quantizer", q->q->name, "bits", q->bits, "params",
                      params, "clipped", bwi_json_number(q->seen > 0 ? q->clipped / q->seen : NAN), "constrained",
-                     (json_int_t)q->constrained);
+                     (json_int_t)q->constrained, "gradient", q->g->name, "delta", scales ? bwi_json_number(q->delta) : NULL);
 }
 
 static json_t *quantizers(const bwi_graph *g)

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/par.h"
 #include "train/evaluate.h"
+#include "train/hessian.h"
 #include "train/model.h"
 #include <errno.h>
 #include <math.h>
@@ -332,10 +333,19 @@ fail:
     return st;
 }
 
+/* What happens between epochs: at a position in the middle of one it has been. */
+static bw_status begin_epoch(bwi_run *run, bw_error *err)
+{
+    char *text = NULL;
+    bw_status st = run->at.step ? BW_OK : bwi_hessian_update(run, &text, err);
+    return text ? note(run, text, err) : st;
+}
+
 static bw_status train_epoch(bwi_run *run, bw_error *err)
 {
     bwi_batch batch;
     bw_status st;
+    BWI_TRY(begin_epoch(run, err));
     run->meter.epoch_start = run->meter.last = bwi_now();
     run->meter.epoch_images = run->meter.since = 0;
     BWI_TRY(bwi_loader_start(run->train_loader, run->at.epoch, run->at.step, err));
