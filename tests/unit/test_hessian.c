@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/file.h"
+#include "base/par.h"
 #include "quant/hessian.h"
 #include "train/hessian.h"
 #include "train/model.h"
@@ -304,6 +305,22 @@ static void options_matter(void **state)
     }
 }
 
+/* Directions, sums and their order do not depend on the threads. */
+static void any_number_of_threads(void **state)
+{
+    (void)state;
+    double delta[2][TENSORS];
+    for (int k = 0; k < 2; k++) {
+        bwi_run run;
+        open_run(&run, recipe("ewgs-hessian:period=1,batches=1,draws=2", "ewgs-hessian:period=1,batches=1,draws=2"));
+        bwi_threads_set(k + 1);
+        update(&run, delta[k]);
+        close_run(&run);
+    }
+    bwi_threads_set(1);
+    assert_memory_equal(delta[0], delta[1], sizeof delta[0]);
+}
+
 static void no_memory(void **state)
 {
     (void)state;
@@ -333,8 +350,13 @@ static void no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fits_first),       cmocka_unit_test(updates_set_delta), cmocka_unit_test(resumes_to_the_same_bytes),
-        cmocka_unit_test(disturbs_nothing), cmocka_unit_test(rules_agree),       cmocka_unit_test(options_matter),
+        cmocka_unit_test(fits_first),
+        cmocka_unit_test(updates_set_delta),
+        cmocka_unit_test(resumes_to_the_same_bytes),
+        cmocka_unit_test(disturbs_nothing),
+        cmocka_unit_test(rules_agree),
+        cmocka_unit_test(options_matter),
+        cmocka_unit_test(any_number_of_threads),
         cmocka_unit_test(no_memory),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);

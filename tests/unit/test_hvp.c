@@ -303,6 +303,46 @@ static void trace_and_symmetry(void **state)
     bwi_graph_destroy(&g);
 }
 
+/* With straight-through roundings further down H is symmetric, whatever the quantizer: u'Hv = v'Hu. */
+static void symmetric_through_every_quantizer(void **state)
+{
+    (void)state;
+    const bwi_quantizer *row;
+    int checked = 0;
+    for (size_t r = 0; (row = bwi_quantizer_at(r)); r++) {
+        const int *of_x = row->activation_bits, *of_w = row->weight_bits;
+        if (!of_x[1]) continue;
+        const bwi_quant_spec spec = {.weight_quantizer = of_w[1] ? row->name : "interval",
+                                     .activation_quantizer = row->name,
+                                     .weight_bits = of_w[1] && of_w[1] < 4 ? of_w[1] : 4,
+                                     .activation_bits = of_x[1] < 4 ? of_x[1] : 4,
+                                     .policy = "inner"};
+        static const char *const names[] = {"layer2.0.downsample.0.input", "layer3.1.conv1.weight", "layer3.0.conv2.input"};
+        bwi_graph *g = resnet20(BWI_DT_F64, "projection", &spec);
+        bwi_exec *e = make_exec(g, true);
+        differentiate(e, g);
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            bwi_quant *q;
+            const bwi_node *layer;
+            const int i = tensor(g, names[k], &q, &layer);
+            const size_t n = bwi_exec_tensor_size(e, i);
+            double *v = signs(e, g, "v/", names[k]), *u = signs(e, g, "u/", names[k]), *hv = malloc(n * sizeof *hv), vhv, uhu;
+            CHECK(bwi_exec_hvp(e, i, v, hv, &vhv, err));
+            const double uhv = dot(BWI_DT_F64, u, hv, n);
+            CHECK(bwi_exec_hvp(e, i, u, hv, &uhu, err));
+            if (!(fabs(uhv - dot(BWI_DT_F64, v, hv, n)) <= 1e-9 * (fabs(vhv) + fabs(uhu))) || vhv == 0)
+                fail_msg("%s, %s: u'Hv is %g, v'Hu %g", row->name, names[k], uhv, dot(BWI_DT_F64, v, hv, n));
+            free(v);
+            free(u);
+            free(hv);
+            checked++;
+        }
+        bwi_exec_destroy(&e);
+        bwi_graph_destroy(&g);
+    }
+    assert_true(checked >= 12);
+}
+
 /* Products leave no trace: gradients, running statistics and the next product are the same. */
 static void products_change_nothing(void **state)
 {
@@ -464,10 +504,10 @@ static void wrong_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_operation),    cmocka_unit_test(whole_networks),
-        cmocka_unit_test(trace_and_symmetry), cmocka_unit_test(products_change_nothing),
-        cmocka_unit_test(pytorch_double),     cmocka_unit_test(pytorch_float),
-        cmocka_unit_test(wrong_calls),
+        cmocka_unit_test(every_operation),         cmocka_unit_test(whole_networks),
+        cmocka_unit_test(trace_and_symmetry),      cmocka_unit_test(symmetric_through_every_quantizer),
+        cmocka_unit_test(products_change_nothing), cmocka_unit_test(pytorch_double),
+        cmocka_unit_test(pytorch_float),           cmocka_unit_test(wrong_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
