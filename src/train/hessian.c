@@ -48,7 +48,7 @@ static double option(const estimate *t, int i)
 
 /* ---- What must stay ------------------------------------------------------------------------------------------------------- */
 
-/* Running statistics of batch norms and counters of quantizers, which training passes move: saved, or put back. (The paper's code lets its passes
+/* Running statistics of batch norms, and counters and gradients of quantizers, which training passes move: saved, or put back. (The paper's code lets its passes
  * move the statistics.) Returns the bytes. */
 static size_t exchange(const bwi_graph *g, char *kept, bool restore)
 {
@@ -68,6 +68,8 @@ static size_t exchange(const bwi_graph *g, char *kept, bool restore)
     for (int i = 0; bwi_graph_quant(g, i, &q, &layer); i++) {
         EXCHANGE(&q->clipped, sizeof q->clipped);
         EXCHANGE(&q->seen, sizeof q->seen);
+        EXCHANGE(&q->gxq, sizeof q->gxq); /* MetaQuant's input is the gradient of the step before */
+        if (kept && !restore) q->gxq = NULL;
     }
 #undef EXCHANGE
     return at;

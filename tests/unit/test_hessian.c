@@ -290,7 +290,15 @@ static void options_matter(void **state)
         float before[64];
         assert_int_equal(p->numel, 64);
         memcpy(before, p->data, sizeof before);
+        bwi_quant *q;
+        const bwi_node *layer;
+        float asked = 7; /* what MetaQuant keeps of the step before is not overwritten */
+        assert_true(bwi_graph_quant(run.graph, 0, &q, &layer));
+        q->gxq = &asked;
         update(&run, delta[k]);
+        assert_ptr_equal(q->gxq, &asked);
+        assert_true(asked == 7);
+        q->gxq = NULL;
         update(&run, again);
         assert_memory_equal(before, p->data, sizeof before);
         assert_memory_equal(delta[k], again, sizeof again);
