@@ -37,6 +37,14 @@ BW_MUST_USE bw_status bw_net_init(bw_net **net, const void *file, size_t size, v
  * several threads at once, each with its own work. */
 void bw_net_run(const bw_net *net, const uint8_t *images, int n, float *logits, void *work);
 
+/* Threads that stay between runs. A pool serves one run at a time. It is the one thing here that allocates. */
+typedef struct bw_pool bw_pool;
+BW_MUST_USE bw_status bw_pool_create(bw_pool **pool, int threads, bw_error *err);
+void bw_pool_destroy(bw_pool **pool); /* accepts NULL in *pool */
+/* As bw_net_run on the threads of a pool: images side by side when there are at least as many as threads, else rows of each layer. work: work_bytes
+ * for every thread of the pool. The same bits with any number of threads. */
+void bw_net_run_pool(const bw_net *net, bw_pool *pool, const uint8_t *images, int n, float *logits, void *work);
+
 /* What a layer is, for tables. */
 typedef struct bw_layer_info {
     const char *name, *kind, *kernel; /* kernel "": none */

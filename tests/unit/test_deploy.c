@@ -84,11 +84,36 @@ static uint8_t pixel(size_t i)
     return (uint8_t)bwi_rng_u64(&r);
 }
 
+/* The same bits from any number of threads, images side by side (all of them) and rows side by side (one at a time). */
+static void check_pools(const deployed *d, const uint8_t *pixels, const float *want, size_t m, const char *what)
+{
+    const size_t image = (size_t)d->info.height * (size_t)d->info.width * (size_t)d->info.channels;
+    float *got = malloc(m * sizeof *got);
+    assert_non_null(got);
+    for (int threads = 1; threads <= 3; threads++) {
+        bw_pool *pool;
+        void *work = bwi_malloc((size_t)threads * d->info.work_bytes);
+        assert_non_null(work);
+        CHECK(bw_pool_create(&pool, threads, err));
+        for (int single = 0; single < 2; single++) {
+            memset(got, 0, m * sizeof *got);
+            for (int k = 0; k < (single ? IMAGES : 1); k++)
+                bw_net_run_pool(d->net, pool, pixels + (size_t)k * image, single ? 1 : IMAGES,
+                                got + (size_t)(k * d->info.classes), work);
+            if (memcmp(got, want, m * sizeof *got)) fail_msg("%s: %d threads give other bits", what, threads);
+        }
+        bw_pool_destroy(&pool);
+        bwi_free(work);
+    }
+    free(got);
+}
+
 /* Logits of the training graph (in `fast`) and of the engine on every instruction set; returns the largest difference between the two, and
  * wants none between the engines. */
 static double compare(bwi_graph *g, const char *what)
 {
-    static const char *const levels[] = {"ref", "avx2", "avx512", "native"};
+    enum { LEVELS = 4 };
+    static const char *const levels[LEVELS] = {"ref", "avx2", "avx512", "native"};
     const bwi_exec_options o = {.batch = IMAGES, .precision = BWI_PRECISION_FAST};
     const bwi_normalize *normalize = bwi_normalize_find("cifar");
     const size_t image = bwi_shape_size(g->value[0].shape), n = IMAGES * image, m = IMAGES * (size_t)g->classes;
@@ -104,11 +129,12 @@ static double compare(bwi_graph *g, const char *what)
         ((float *)bwi_exec_input(e))[i] = bwi_normalized(normalize, (int)(i % 3), pixels[i]);
     }
     CHECK(bwi_exec_forward(e, IMAGES, false, &graph, err));
-    for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+    for (size_t l = 0; l < LEVELS; l++) {
         deployed d;
         CHECK(bwi_cpu_limit(levels[l], err));
         deploy(&d, g);
         bw_net_run(d.net, pixels, IMAGES, l ? own : first, d.work);
+        if (l == LEVELS - 1) check_pools(&d, pixels, own, m, what);
         undeploy(&d);
         if (l && memcmp(own, first, m * sizeof *own)) fail_msg("%s: engines ref and %s differ", what, levels[l]);
     }

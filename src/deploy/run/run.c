@@ -1,5 +1,6 @@
 /* The engine: prepares and runs packed networks. */
 #include "deploy/run/net.h"
+#include "deploy/run/pool.h"
 #include <math.h>
 #include <string.h>
 
@@ -82,7 +83,7 @@ static bw_status lay_out(bw_net *net, const void *file, size_t size, size_t *byt
     *bytes += most;
     net->finish = bwk_finish_for_cpu();
     net->scratch = bwr_place_values(p);
-    net->work_bytes = net->scratch + scratch;
+    net->work_bytes = round64(net->scratch + scratch);
     return BW_OK;
 }
 
@@ -188,10 +189,10 @@ static void finish_real(const bwk_finish *f, size_t pixel, size_t pixels, const 
     }
 }
 
-/* sums [oh][ow] of the codes under the kernel. */
-static void window_sums(const bwk_conv_spec *s, const void *x, int32_t *sums)
+/* sums [oh][ow] of the codes under the kernel, in rows from .. to - 1. */
+static void window_sums(const bwk_conv_spec *s, const void *x, int from_row, int to_row, int32_t *sums)
 {
-    for (int oy = 0; oy < s->oh; oy++)
+    for (int oy = from_row; oy < to_row; oy++)
         for (int ox = 0; ox < s->ow; ox++) {
             int32_t sum = 0;
             for (int ky = 0; ky < s->kh; ky++)
@@ -298,19 +299,20 @@ static bwk_finish finish_of(const bwr_layer *l, const bwr_plan *p, char *values)
     return f;
 }
 
-static void run_conv(const bw_net *net, int i, bwk_finish *f, const void *x, char *scratch)
+static void run_conv(const bw_net *net, int i, bwk_finish *f, const void *x, int from, int to, char *scratch)
 {
     const bwr_layer *l = &net->plan.layer[i];
     const bwr_ready *r = &net->ready[i];
     if (l->sum_add) {
-        window_sums(&r->spec, x, (int32_t *)(void *)scratch);
+        window_sums(&r->spec, x, from, to, (int32_t *)(void *)scratch);
         f->window = (const int32_t *)(void *)scratch;
         scratch += round64(map_size(l) * sizeof(int32_t));
     }
-    r->kernel->run(&r->spec, r->packed, x, 0, l->h, scratch, net->finish, f);
+    r->kernel->run(&r->spec, r->packed, x, from, to - from, scratch, net->finish, f);
 }
 
-static void run_layer(const bw_net *net, int i, const uint8_t *image, char *values, char *scratch)
+/* Rows from .. to - 1 of layer i. */
+static void run_layer(const bw_net *net, int i, const uint8_t *image, int from_row, int to_row, char *values, char *scratch)
 {
     const bwr_plan *p = &net->plan;
     const bwr_layer *l = &p->layer[i];
@@ -318,11 +320,11 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, char *valu
     const void *x = in ? values + in->offset : NULL;
     bwk_finish f = finish_of(l, p, values);
     if (l->kind == BWR_conv) {
-        run_conv(net, i, &f, x, scratch);
+        run_conv(net, i, &f, x, from_row, to_row, scratch);
         return;
     }
     float *row = (float *)(void *)scratch;
-    for (int y = 0; y < l->h; y++) {
+    for (int y = from_row; y < to_row; y++) {
         const float *from = row;
         switch (l->kind) {
         case BWR_input:
@@ -351,15 +353,68 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, char *valu
     }
 }
 
+static size_t image_bytes(const bw_net *net)
+{
+    return (size_t)net->plan.image_h * (size_t)net->plan.image_w * (size_t)net->plan.image_c;
+}
+
+static void copy_logits(const bw_net *net, const char *values, float *logits)
+{
+    const bwr_layer *last = &net->plan.layer[net->plan.n_layers - 1];
+    memcpy(logits, values + net->plan.value[last->out].offset, (size_t)last->c * sizeof *logits);
+}
+
 void bw_net_run(const bw_net *net, const uint8_t *images, int n, float *logits, void *work)
 {
     const bwr_plan *p = &net->plan;
-    const bwr_layer *last = &p->layer[p->n_layers - 1];
-    const size_t image = (size_t)p->image_h * (size_t)p->image_w * (size_t)p->image_c, classes = (size_t)last->c;
     char *values = work;
-    for (int k = 0; k < n; k++, images += image, logits += classes) {
-        for (int i = 0; i < p->n_layers; i++) run_layer(net, i, images, values, values + net->scratch);
-        memcpy(logits, values + p->value[last->out].offset, classes * sizeof *logits);
+    for (int k = 0; k < n; k++, images += image_bytes(net), logits += p->layer[p->n_layers - 1].c) {
+        for (int i = 0; i < p->n_layers; i++) run_layer(net, i, images, 0, p->layer[i].h, values, values + net->scratch);
+        copy_logits(net, values, logits);
+    }
+}
+
+/* What the threads of a pool share. */
+typedef struct shared_run {
+    const bw_net *net;
+    const uint8_t *images;
+    int n, layer;
+    float *logits;
+    char *work;
+} shared_run;
+
+static void run_images(void *arg, int i, int n)
+{
+    const shared_run *s = arg;
+    const int from = (int)((int64_t)s->n * i / n), to = (int)((int64_t)s->n * (i + 1) / n);
+    const size_t classes = (size_t)s->net->plan.layer[s->net->plan.n_layers - 1].c;
+    bw_net_run(s->net, s->images + (size_t)from * image_bytes(s->net), to - from, s->logits + (size_t)from * classes,
+               s->work + (size_t)i * s->net->work_bytes);
+}
+
+/* A share of a layer's rows: values lie in the first thread's work, scratch in each one's own. */
+static void run_rows(void *arg, int i, int n)
+{
+    const shared_run *s = arg;
+    const bwk_conv *kernel = s->net->ready[s->layer].kernel;
+    const int rows = s->net->plan.layer[s->layer].h, grain = kernel ? kernel->row_grain : 1,
+              blocks = (rows + grain - 1) / grain;
+    const int from = blocks * i / n * grain, to = blocks * (i + 1) / n * grain;
+    if (from < rows && from < to)
+        run_layer(s->net, s->layer, s->images, from, to < rows ? to : rows, s->work,
+                  s->work + (size_t)i * s->net->work_bytes + s->net->scratch);
+}
+
+void bw_net_run_pool(const bw_net *net, bw_pool *pool, const uint8_t *images, int n, float *logits, void *work)
+{
+    shared_run s = {.net = net, .images = images, .n = n, .logits = logits, .work = work};
+    if (n >= bwr_pool_threads(pool)) {
+        bwr_pool_run(pool, run_images, &s);
+        return;
+    }
+    for (int k = 0; k < n; k++, s.images += image_bytes(net), s.logits += net->plan.layer[net->plan.n_layers - 1].c) {
+        for (s.layer = 0; s.layer < net->plan.n_layers; s.layer++) bwr_pool_run(pool, run_rows, &s);
+        copy_logits(net, work, s.logits);
     }
 }
 
