@@ -93,7 +93,7 @@ BW_MUST_USE bw_status bw_train(bw_recipe *recipe, const bw_train_options *option
 typedef struct bw_eval_options {
     const char *data;      /* "cifar10:DIR", "cifar100:DIR", "shapes", or NULL: what the model was trained on */
     const char *normalize; /* "cifar", "imagenet", "half", or NULL: as stored in the model */
-    const char *precision; /* "f32", "fast", or NULL: f32 */
+    const char *precision; /* "f32" or "fast": the training graph; NULL: quantized models on the engine, float ones in f32 */
     int batch;             /* 0: 250 */
     int threads;           /* 0: all cores */
     bool train_split;      /* evaluate the training images instead, without augmentation */
@@ -102,7 +102,9 @@ typedef struct bw_eval_result {
     double top1, top5, loss; /* percent, percent, nats */
     double images_per_s;
     int64_t images;
+    bool engine; /* it ran on the engine */
 } bw_eval_result;
+/* model: a model, a checkpoint or a packed file. */
 BW_MUST_USE bw_status bw_eval(const char *model, const bw_eval_options *options, bw_eval_result *result, bw_error *err);
 
 typedef struct bw_import_options {

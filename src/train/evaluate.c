@@ -1,7 +1,6 @@
 #include "train/evaluate.h"
 #include "base/alloc.h"
 #include "base/par.h"
-#include "train/model.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,44 +66,4 @@ bw_status bwi_evaluate(bwi_exec *e, const bwi_graph *g, bwi_loader *loader, bw_e
     return BW_OK;
 fail:
     return st == BW_NUMERIC ? bwi_fail_in(err, st, "evaluation") : st;
-}
-
-static bw_status precision_of(const char *name, bwi_precision *out, bw_error *err)
-{
-    *out = BWI_PRECISION_F32;
-    if (!name || !strcmp(name, "f32")) return BW_OK;
-    *out = BWI_PRECISION_FAST;
-    return strcmp(name, "fast") ? bwi_fail(err, BW_ARG, "precision '%s': expected f32 or fast", name) : BW_OK;
-}
-
-bw_status bw_eval(const char *path, const bw_eval_options *options, bw_eval_result *result, bw_error *err)
-{
-    bwi_model m = {0};
-    bwi_dataset *data = NULL;
-    bwi_loader *loader = NULL;
-    bwi_exec *e = NULL;
-    bwi_exec_options eo = {.batch = options->batch ? options->batch : 250};
-    bw_status st;
-    *result = (bw_eval_result){0};
-    if (err) *err = (bw_error){0};
-    bwi_threads_set(options->threads);
-    BWI_TRY(precision_of(options->precision, &eo.precision, err));
-    BWI_TRY(bwi_model_open(&m, path, err));
-    const char *source = options->data ? options->data : m.recipe->data.source,
-               *normalize = options->normalize ? options->normalize : m.normalize;
-    if (!*source) BWI_TRY(bwi_fail(err, BW_ARG, "%s does not say what data it was trained on: name a data set", path));
-    BWI_TRY(bwi_normalize_check(normalize, err));
-    bwi_loader_options lo = {
-        .split = options->train_split ? BWI_TRAIN : BWI_TEST, .batch = eo.batch, .normalize = bwi_normalize_find(normalize)};
-    BWI_TRY(bwi_open_data(&data, source, err));
-    BWI_TRY(bwi_data_fits(data, m.graph, err));
-    BWI_TRY(bwi_exec_create(&e, m.graph, &eo, NULL, err));
-    BWI_TRY(bwi_loader_create(&loader, data, &lo, err));
-    BWI_TRY(bwi_evaluate(e, m.graph, loader, result, err));
-fail:
-    bwi_loader_destroy(&loader);
-    bwi_exec_destroy(&e);
-    bwi_dataset_close(&data);
-    bwi_model_close(&m);
-    return st;
 }

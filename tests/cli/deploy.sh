@@ -24,6 +24,21 @@ expect 1 export nothing.safetensors --out x
 has err "nothing.safetensors"
 [ ! -e x ] || fail "a failed export left its file"
 
+# Evaluation of a quantized model runs on the engine, and says what the packed file says.
+expect 0 eval runs/tiny/model.safetensors --threads 2 --json
+json out '$o->{engine} && $o->{images} == 4000'
+mv out first
+expect 0 eval tiny.packed --data shapes --threads 1 --json
+sed 's/,"images_per_s[^,]*//' first >a
+sed 's/,"images_per_s[^,]*//' out >b
+cmp -s a b || fail "the packed file gives another result"
+expect 0 eval runs/tiny/model.safetensors --precision fast --json
+json out '!$o->{engine}'
+expect 2 eval tiny.packed
+has err "name a data set"
+expect 2 eval tiny.packed --data shapes --precision fast
+has err "no training graph"
+
 # C code: strict compilers take it, and it says what the engine says.
 expect 0 export runs/tiny/model.safetensors --to c --out net-2.c
 for cc in gcc clang; do

@@ -1,0 +1,23 @@
+/* The engine with everything that it wants, for the half of the library that may allocate. */
+#ifndef BWI_ENGINE_H
+#define BWI_ENGINE_H
+#include "base/file.h"
+#include "io/io.h"
+#include <bitwright/run.h>
+
+typedef struct bwi_engine {
+    bwi_file file;  /* of a packed file, or */
+    uint8_t *image; /* the same made in memory */
+    void *memory, *work;
+    bw_net_info info;
+    bw_net *net;
+    bw_pool *pool;
+} bwi_engine;
+
+/* Whether a file is a packed one. */
+bool bwi_is_packed(const char *path);
+/* From a packed file, or from what bwi_lower made; threads 0: all cores. */
+BW_MUST_USE bw_status bwi_engine_open(bwi_engine *e, const char *path, int threads, bw_error *err);
+BW_MUST_USE bw_status bwi_engine_from(bwi_engine *e, const bwi_tensors *lowered, int threads, bw_error *err);
+void bwi_engine_close(bwi_engine *e); /* accepts a zeroed struct */
+#endif
