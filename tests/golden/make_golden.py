@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Writes tests/golden/resnet20.safetensors: training runs of ResNet-20 that test_golden.c repeats.
 
-An independent implementation in PyTorch, in double precision, from the papers' formulas. Ten steps on two batches of 8 in turn:
+An independent implementation in PyTorch, in double precision, from the papers' formulas. Ten steps on two batches of 32 in turn:
 
-  fp32   no quantizer; SGD, momentum 0.9, learning rate 0.01, weight decay 1e-4
-  lsq    LSQ (Esser et al., ICLR 2020), 2-bit weights and activations, first and last layer 8 bits; SGD as above, no decay on step sizes
+  fp32   no quantizer; SGD, momentum 0.9, learning rate 1e-3, weight decay 1e-4
+  lsq    LSQ (Esser et al., ICLR 2020), 2-bit weights and activations, first and last layer 8 bits; SGD as above, learning rate 4e-4, no decay on step sizes
   ewgs   EWGS (Lee et al., CVPR 2021), 1-bit weights and activations, delta 1e-3, BatchNorm1d before the classifier, first and last layer
          float; Adam 1e-3 with decay 1e-4, on quantizer parameters 1e-5 without decay
 
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-BATCH, BATCHES, STEPS, SAMPLES = 8, 2, 10, 32
+BATCH, BATCHES, STEPS, SAMPLES = 32, 2, 10, 32
+LR = {"fp32": 1e-3, "lsq": 4e-4}
 MASK = (1 << 64) - 1
 
 
@@ -187,7 +188,7 @@ def optimizer(net):
     groups = [{"params": others, "weight_decay": 1e-4}]
     if quantizers:
         groups.append({"params": quantizers})
-    return torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    return torch.optim.SGD(groups, lr=LR[net.case], momentum=0.9)
 
 
 def run(case):
