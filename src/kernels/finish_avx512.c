@@ -61,10 +61,9 @@ INLINE void pixels_of(const bwk_finish *f, const lane *l, size_t pixel, size_t c
         for (int i = 0; i < n; i++) v[i] = _mm512_mul_ps(v[i], _mm512_set1_ps(q->mul));
         if (q->add != 0) /* adding or subtracting zero changes at most the sign of a zero, which a code does not have */
             for (int i = 0; i < n; i++) v[i] = _mm512_add_ps(v[i], _mm512_set1_ps(q->add));
-        for (int i = 0; i < n; i++) {
-            v[i] = _mm512_min_ps(_mm512_max_ps(v[i], _mm512_set1_ps(q->lo)), _mm512_set1_ps(q->hi));
-            whole[i] = _mm512_cvtps_epi32(v[i]);
-        }
+        if (!(f->relu && q->sub == 0 && q->mul >= 0 && q->add >= 0 && q->lo <= 0)) /* otherwise nothing lies below lo */
+            for (int i = 0; i < n; i++) v[i] = _mm512_max_ps(v[i], _mm512_set1_ps(q->lo));
+        for (int i = 0; i < n; i++) whole[i] = _mm512_cvtps_epi32(_mm512_min_ps(v[i], _mm512_set1_ps(q->hi)));
         put_codes(whole, n, (uint8_t *)q->to + at, row, l->m, q->lo < 0);
     }
 }

@@ -1,7 +1,7 @@
 /* Direct convolution on AVX512-VNNI: uint8 codes times int8 weights, four products at a time into 32 bits. vpdpbusd does not saturate,
  * so any weight of 8 bits is exact.
  *
- * A block is up to 14 pixels x 32 channels of sums in registers. A row of the kernel covers kw * ic consecutive bytes of a row of the
+ * A block is up to 14 pixels x 32 channels, or 16 x 16, of sums in registers. A row of the kernel covers kw * ic consecutive bytes of a row of the
  * (padded) input, whatever ic is; so the inner loop runs over bytes of such a row, four at a time, and only the last step of a row of
  * the kernel may take bytes too many: their weights are zero. Signed codes c are read as c + 128 (a flipped bit), which adds
  * 128 * sum(w) to every sum, padding included; the sums start at minus that. */
@@ -13,9 +13,10 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-    PIXELS = 14,             /* of a block; 28 registers of sums, 2 of weights, 1 of codes */
+    PIXELS = 16,             /* of a block of 16 channels, at most */
+    PIXELS_32 = 14,          /* of 32 channels: 28 registers of sums, 2 of weights, 1 of codes */
     LANES = 32,              /* channels of a block */
-    SEGMENT = 4 * PIXELS,    /* pixels of a row that go to the store together */
+    SEGMENT = 64,            /* pixels of a row that go to the store together */
     STRIP_BYTES = 32 * 1024, /* of input copied at once, unless a row of the output needs more */
     SLACK = 64               /* bytes that the last step may read past a strip */
 };
@@ -81,7 +82,7 @@ static size_t scratch_size(const bwk_conv_spec *s)
     return geometry_of(s).strip_bytes + (size_t)SEGMENT * LANES * sizeof(int32_t);
 }
 
-/* What blocks of one run share. */
+/* What the blocks of a row share. */
 typedef struct job {
     const int8_t *w;
     const int32_t *start;
@@ -90,31 +91,47 @@ typedef struct job {
     int kh;
 } job;
 
-/* n pixels x halves * 16 channels: the first (n + 1) / 2 pixels begin at a, the others at b. acc [n][32]. */
-INLINE void block(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc, const int n, const int halves)
+/* Four bytes of input at `at` of each pixel times 64 * halves weights. */
+INLINE void four(__m512i sum[][2], const uint8_t *a, const uint8_t *b, size_t px, size_t at, const int8_t *w, const int n,
+                 const int halves)
 {
     const int first = (n + 1) / 2;
+    __m512i weights[2];
+    for (int h = 0; h < halves; h++) weights[h] = _mm512_load_si512(w + 64 * h);
+    for (int i = 0; i < n; i++) {
+        int32_t bytes;
+        memcpy(&bytes, (i < first ? a + (size_t)i * px : b + (size_t)(i - first) * px) + at, 4);
+        const __m512i codes = _mm512_set1_epi32(bytes);
+        for (int h = 0; h < halves; h++) sum[i][h] = _mm512_dpbusd_epi32(sum[i][h], codes, weights[h]);
+    }
+}
+
+/* n pixels x halves * 16 channels: the first (n + 1) / 2 pixels begin at a, the others at b. acc [n][32]. Two steps at a time, since
+ * the additions of a loop would take slots from the products. */
+INLINE void block(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc, const int n, const int halves)
+{
     const int8_t *w = j->w;
-    const size_t px = j->pixel;
+    const size_t px = j->pixel, step = j->step;
     __m512i sum[PIXELS][2];
     for (int i = 0; i < n; i++)
         for (int h = 0; h < halves; h++) sum[i][h] = _mm512_load_si512(j->start + 16 * h);
-    for (int ky = 0; ky < j->kh; ky++, a += j->pitch, b += j->pitch)
-        for (size_t k = 0; k < j->step; k += 4, w += 64 * halves) {
-            __m512i weights[2];
-            for (int h = 0; h < halves; h++) weights[h] = _mm512_load_si512(w + 64 * h);
-            for (int i = 0; i < n; i++) {
-                int32_t four;
-                memcpy(&four, (i < first ? a + (size_t)i * px : b + (size_t)(i - first) * px) + k, 4);
-                const __m512i codes = _mm512_set1_epi32(four);
-                for (int h = 0; h < halves; h++) sum[i][h] = _mm512_dpbusd_epi32(sum[i][h], codes, weights[h]);
-            }
+    for (int ky = 0; ky < j->kh; ky++, a += j->pitch, b += j->pitch) {
+        size_t k = 0;
+        for (; k + 8 <= step; k += 8, w += 128 * halves) {
+            four(sum, a, b, px, k, w, n, halves);
+            four(sum, a, b, px, k + 4, w + 64 * halves, n, halves);
         }
+        if (k < step) {
+            four(sum, a, b, px, k, w, n, halves);
+            w += 64 * halves;
+        }
+    }
     for (int i = 0; i < n; i++)
         for (int h = 0; h < halves; h++) _mm512_store_si512(acc + (size_t)i * LANES + 16 * h, sum[i][h]);
 }
 
 typedef void block_fn(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc);
+#define SIZES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
 #define BLOCK(n)                                                                                                               \
     static void block_##n##x16(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc)                                 \
     {                                                                                                                          \
@@ -124,20 +141,22 @@ typedef void block_fn(const job *j, const uint8_t *a, const uint8_t *b, int32_t 
     {                                                                                                                          \
         block(j, a, b, acc, n, 2);                                                                                             \
     }
-BLOCK(1)
-BLOCK(2)
-BLOCK(3) BLOCK(4) BLOCK(5) BLOCK(6) BLOCK(7) BLOCK(8) BLOCK(9) BLOCK(10) BLOCK(11) BLOCK(12) BLOCK(13) BLOCK(14)
-#define PAIR(n)                                                                                                                \
-    {                                                                                                                          \
-        block_##n##x16, block_##n##x32                                                                                         \
-    }
-    static block_fn *const blocks[PIXELS][2] = {PAIR(1), PAIR(2), PAIR(3),  PAIR(4),  PAIR(5),  PAIR(6),  PAIR(7),
-                                                PAIR(8), PAIR(9), PAIR(10), PAIR(11), PAIR(12), PAIR(13), PAIR(14)};
+#define PAIR(n) {block_##n##x16, block_##n##x32},
+SIZES(BLOCK)
+static void block_15x16(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc)
+{
+    block(j, a, b, acc, 15, 1);
+}
+static void block_16x16(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc)
+{
+    block(j, a, b, acc, 16, 1);
+}
+static block_fn *const blocks[PIXELS][2] = {SIZES(PAIR){block_15x16, NULL}, {block_16x16, NULL}};
 
 /* `pixels` neighbours of a row, from in, in blocks of about equal size. */
 static void segment(const job *j, const uint8_t *in, int pixels, int halves, int32_t *acc)
 {
-    const int count = (pixels + PIXELS - 1) / PIXELS;
+    const int most = halves == 1 ? PIXELS : PIXELS_32, count = (pixels + most - 1) / most;
     for (int i = 0, at = 0; i < count; i++) {
         const int n = (pixels - at + count - i - 1) / (count - i);
         const uint8_t *a = in + (size_t)at * j->pixel;
@@ -146,34 +165,44 @@ static void segment(const job *j, const uint8_t *in, int pixels, int halves, int
     }
 }
 
+/* One row of the output, of `channels` channels from o, whose input begins at in. */
+static void row_of(const bwk_conv_spec *s, const job *all, const uint8_t *in, int row, int o, int channels, int halves,
+                   int32_t *acc, bwk_store *store, void *arg)
+{
+    job j = *all;
+    if (!s->asigned) { /* rows of the kernel above or below the map: only zeros, which signed codes do not have there */
+        const int first = row * s->stride - s->pad, from = first < 0 ? -first : 0;
+        const int to = s->ih - first < s->kh ? s->ih - first : s->kh;
+        j.kh = to > from ? to - from : 0;
+        j.w += (size_t)from * j.step * 16 * halves;
+        in += (size_t)from * j.pitch;
+    }
+    for (int at = 0; at < s->ow; at += SEGMENT) {
+        const int n = s->ow - at < SEGMENT ? s->ow - at : SEGMENT;
+        segment(&j, in + (size_t)at * j.pixel, n, halves, acc);
+        store(arg, row * s->ow + at, n, o, channels, acc, LANES);
+    }
+}
+
 /* All channels of output rows row .. row + rows - 1, whose input begins at in. */
-static void strip_of(const bwk_conv_spec *s, job *j, const uint8_t *in, int row, int rows, int32_t *acc, bwk_store *store,
+static void strip_of(const bwk_conv_spec *s, job j, const uint8_t *in, int row, int rows, int32_t *acc, bwk_store *store,
                      void *arg)
 {
     const int lanes = (int)bwk_round((size_t)s->oc, 16);
-    const int8_t *w = j->w;
-    const int32_t *start = j->start;
+    const size_t next = (size_t)s->stride * j.pitch;
     for (int o = 0; o < lanes; o += LANES) {
         const int channels = s->oc - o < LANES ? s->oc - o : LANES, halves = lanes - o >= LANES ? 2 : 1;
-        j->w = w + (size_t)o * j->kh * j->step;
-        j->start = start + o;
         for (int y = 0; y < rows; y++) {
-            const uint8_t *a = in + (size_t)y * s->stride * j->pitch;
-            const int pixel = (row + y) * s->ow;
-            if (2 * s->ow <= PIXELS && y + 1 < rows) { /* two short rows in one block */
-                blocks[2 * s->ow - 1][halves - 1](j, a, a + (size_t)s->stride * j->pitch, acc);
-                store(arg, pixel, 2 * s->ow, o, channels, acc, LANES);
-                y++;
-                continue;
-            }
-            for (int at = 0; at < s->ow; at += SEGMENT) {
-                const int n = s->ow - at < SEGMENT ? s->ow - at : SEGMENT;
-                segment(j, a + (size_t)at * j->pixel, n, halves, acc);
-                store(arg, pixel + at, n, o, channels, acc, LANES);
-            }
+            const uint8_t *a = in + (size_t)y * next;
+            if (2 * s->ow <= PIXELS_32 && y + 1 < rows) { /* two short rows in one block */
+                blocks[2 * s->ow - 1][halves - 1](&j, a, a + next, acc);
+                store(arg, (row + y++) * s->ow, 2 * s->ow, o, channels, acc, LANES);
+            } else
+                row_of(s, &j, a, row + y, o, channels, halves, acc, store, arg);
         }
+        j.w += (size_t)halves * 16 * s->kh * j.step;
+        j.start += LANES;
     }
-    j->w = w, j->start = start;
 }
 
 static void run(const bwk_conv_spec *s, const void *packed, const void *x, int row, int rows, void *scratch, bwk_store *store,
@@ -196,7 +225,7 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
             bwk_strip_fill(&g.strip, s, x, first, (n - 1) * s->stride + s->kh, strip);
             in = strip;
         }
-        strip_of(s, &j, in, y, n, acc, store, arg);
+        strip_of(s, j, in, y, n, acc, store, arg);
     }
 }
 
