@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define EACH   _Pragma("GCC unroll 4") for (int i = 0; i < n; i++)
 
 /* Codes of n pixels, 16 channels each, as bytes; row i to to + i * stride. Both byte types: codes are those of one of them. */
 INLINE void put_codes(const __m512i *whole, const int n, uint8_t *to, size_t stride, __mmask16 m, bool is_signed)
@@ -29,59 +30,87 @@ typedef struct lane {
     __m512 bias, a, b;
 } lane;
 
-INLINE void pixels_of(const bwk_finish *f, const lane *l, size_t pixel, size_t channel, const int32_t *acc, int stride,
-                      const int n)
+/* What there is to do. Known when compiled for the common forms, where it costs nothing to ask. */
+typedef struct form {
+    bool mul, window, bias, norm, residual, relu, real;
+    bool sub, add, low; /* of codes: whether they need the subtraction, the addition, the lower limit */
+    int codes;
+} form;
+
+static form form_of(const bwk_finish *f)
+{
+    form o = {.mul = f->sum_mul != 1, .window = f->window, .bias = f->bias, .norm = f->a, .residual = f->residual};
+    o.relu = f->relu, o.real = f->real, o.codes = f->n_codes;
+    for (int k = 0; k < f->n_codes; k++) {
+        const bwk_codes *q = &f->codes[k];
+        /* Adding or subtracting zero changes at most the sign of a zero, which a code does not have. */
+        o.sub = o.sub || q->sub != 0, o.add = o.add || q->add != 0;
+        o.low = o.low || !(f->relu && q->sub == 0 && q->mul >= 0 && q->add >= 0 && q->lo <= 0); /* else nothing lies below lo */
+    }
+    return o;
+}
+
+INLINE void pixels_of(const bwk_finish *f, const form o, const lane *l, size_t pixel, size_t channel, const int32_t *acc,
+                      int stride, const int n)
 {
     const size_t row = (size_t)f->channels, at = pixel * row + channel;
     __m512i sum[4];
     __m512 t[4];
-    for (int i = 0; i < n; i++) sum[i] = _mm512_maskz_loadu_epi32(l->m, acc + (size_t)i * stride);
-    if (f->sum_mul != 1)
-        for (int i = 0; i < n; i++) sum[i] = _mm512_mullo_epi32(sum[i], _mm512_set1_epi32(f->sum_mul));
-    if (f->window)
-        for (int i = 0; i < n; i++) sum[i] = _mm512_add_epi32(sum[i], _mm512_set1_epi32(f->sum_add * f->window[pixel + i]));
-    for (int i = 0; i < n; i++) t[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_set1_ps(f->scale));
-    if (f->bias)
-        for (int i = 0; i < n; i++) t[i] = _mm512_add_ps(t[i], l->bias);
-    if (f->a) /* never fused: the definition rounds twice */
-        for (int i = 0; i < n; i++) t[i] = _mm512_add_ps(_mm512_mul_ps(t[i], l->a), l->b);
-    if (f->residual)
-        for (int i = 0; i < n; i++) t[i] = _mm512_add_ps(t[i], _mm512_maskz_loadu_ps(l->m, f->residual + at + (size_t)i * row));
-    if (f->relu)
-        for (int i = 0; i < n; i++) t[i] = _mm512_max_ps(_mm512_setzero_ps(), t[i]); /* in this order -0 stays -0 */
-    if (f->real)
-        for (int i = 0; i < n; i++) _mm512_mask_storeu_ps(f->real + at + (size_t)i * row, l->m, t[i]);
-    for (int k = 0; k < f->n_codes; k++) {
+    EACH sum[i] = _mm512_maskz_loadu_epi32(l->m, acc + (size_t)i * stride);
+    if (o.mul) EACH sum[i] = _mm512_mullo_epi32(sum[i], _mm512_set1_epi32(f->sum_mul));
+    if (o.window) EACH sum[i] = _mm512_add_epi32(sum[i], _mm512_set1_epi32(f->sum_add * f->window[pixel + i]));
+    EACH t[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_set1_ps(f->scale));
+    if (o.bias) EACH t[i] = _mm512_add_ps(t[i], l->bias);
+    if (o.norm) EACH t[i] = _mm512_add_ps(_mm512_mul_ps(t[i], l->a), l->b); /* never fused: the definition rounds twice */
+    if (o.residual) EACH t[i] = _mm512_add_ps(t[i], _mm512_maskz_loadu_ps(l->m, f->residual + at + (size_t)i * row));
+    if (o.relu) EACH t[i] = _mm512_max_ps(_mm512_setzero_ps(), t[i]); /* in this order -0 stays -0 */
+    if (o.real) EACH _mm512_mask_storeu_ps(f->real + at + (size_t)i * row, l->m, t[i]);
+    for (int k = 0; k < o.codes; k++) {
         const bwk_codes *q = &f->codes[k];
         __m512 v[4];
         __m512i whole[4];
-        for (int i = 0; i < n; i++) v[i] = t[i];
-        if (q->sub != 0)
-            for (int i = 0; i < n; i++) v[i] = _mm512_sub_ps(v[i], _mm512_set1_ps(q->sub));
-        for (int i = 0; i < n; i++) v[i] = _mm512_mul_ps(v[i], _mm512_set1_ps(q->mul));
-        if (q->add != 0) /* adding or subtracting zero changes at most the sign of a zero, which a code does not have */
-            for (int i = 0; i < n; i++) v[i] = _mm512_add_ps(v[i], _mm512_set1_ps(q->add));
-        if (!(f->relu && q->sub == 0 && q->mul >= 0 && q->add >= 0 && q->lo <= 0)) /* otherwise nothing lies below lo */
-            for (int i = 0; i < n; i++) v[i] = _mm512_max_ps(v[i], _mm512_set1_ps(q->lo));
-        for (int i = 0; i < n; i++) whole[i] = _mm512_cvtps_epi32(_mm512_min_ps(v[i], _mm512_set1_ps(q->hi)));
+        EACH v[i] = o.sub ? _mm512_sub_ps(t[i], _mm512_set1_ps(q->sub)) : t[i];
+        EACH v[i] = _mm512_mul_ps(v[i], _mm512_set1_ps(q->mul));
+        if (o.add) EACH v[i] = _mm512_add_ps(v[i], _mm512_set1_ps(q->add));
+        if (o.low) EACH v[i] = _mm512_max_ps(v[i], _mm512_set1_ps(q->lo));
+        EACH whole[i] = _mm512_cvtps_epi32(_mm512_min_ps(v[i], _mm512_set1_ps(q->hi)));
         put_codes(whole, n, (uint8_t *)q->to + at, row, l->m, q->lo < 0);
     }
 }
 
-bwk_finish_fn bwk_finish_avx512;
-void bwk_finish_avx512(void *finish, int pixel, int pixels, int channel, int channels, const int32_t *acc, int stride)
+INLINE void finish(const bwk_finish *f, const form o, int pixel, int pixels, int channel, int channels, const int32_t *acc,
+                   int stride)
 {
-    const bwk_finish *f = finish;
     for (int c = 0; c < channels; c += 16) {
         const int left = channels - c, at = channel + c;
         lane l = {.m = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff};
-        l.bias = f->bias ? _mm512_maskz_loadu_ps(l.m, f->bias + at) : _mm512_setzero_ps();
-        l.a = f->a ? _mm512_maskz_loadu_ps(l.m, f->a + at) : _mm512_setzero_ps();
-        l.b = f->b ? _mm512_maskz_loadu_ps(l.m, f->b + at) : _mm512_setzero_ps();
+        l.bias = o.bias ? _mm512_maskz_loadu_ps(l.m, f->bias + at) : _mm512_setzero_ps();
+        l.a = o.norm ? _mm512_maskz_loadu_ps(l.m, f->a + at) : _mm512_setzero_ps();
+        l.b = o.norm ? _mm512_maskz_loadu_ps(l.m, f->b + at) : _mm512_setzero_ps();
         int p = 0;
         for (; p + 4 <= pixels; p += 4)
-            pixels_of(f, &l, (size_t)(pixel + p), (size_t)at, acc + (size_t)p * stride + c, stride, 4);
-        for (; p < pixels; p++) pixels_of(f, &l, (size_t)(pixel + p), (size_t)at, acc + (size_t)p * stride + c, stride, 1);
+            pixels_of(f, o, &l, (size_t)(pixel + p), (size_t)at, acc + (size_t)p * stride + c, stride, 4);
+        for (; p < pixels; p++) pixels_of(f, o, &l, (size_t)(pixel + p), (size_t)at, acc + (size_t)p * stride + c, stride, 1);
     }
+}
+
+bwk_finish_fn bwk_finish_avx512;
+void bwk_finish_avx512(void *arg, int pixel, int pixels, int channel, int channels, const int32_t *acc, int stride)
+{
+    const bwk_finish f = *(const bwk_finish *)arg; /* here, codes that are written cannot change it */
+    const form o = form_of(&f);
+    /* Batch norm, ReLU and codes from 0 up; with a residual to add, with real values to keep, or both. */
+    const bool usual = !o.mul && !o.window && !o.bias && o.norm && o.relu && !o.sub && !o.add && !o.low && o.codes == 1;
+    if (!usual)
+        finish(&f, o, pixel, pixels, channel, channels, acc, stride);
+    else if (!o.residual && !o.real)
+        finish(&f, (form){.norm = 1, .relu = 1, .codes = 1}, pixel, pixels, channel, channels, acc, stride);
+    else if (!o.residual)
+        finish(&f, (form){.norm = 1, .relu = 1, .codes = 1, .real = 1}, pixel, pixels, channel, channels, acc, stride);
+    else if (!o.real)
+        finish(&f, (form){.norm = 1, .relu = 1, .codes = 1, .residual = 1}, pixel, pixels, channel, channels, acc, stride);
+    else
+        finish(&f, (form){.norm = 1, .relu = 1, .codes = 1, .residual = 1, .real = 1}, pixel, pixels, channel, channels, acc,
+               stride);
 }
 #endif

@@ -7,15 +7,11 @@
  * 128 * sum(w) to every sum, padding included; the sums start at minus that. */
 #if defined(__x86_64__)
 #include "base/cpu.h"
+#include "kernels/block_vnni.h"
 #include "kernels/conv/strip.h"
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 enum {
-    PIXELS = 16,             /* of a block of 16 channels, at most */
-    PIXELS_32 = 14,          /* of 32 channels: 28 registers of sums, 2 of weights, 1 of codes */
-    LANES = 32,              /* channels of a block */
+    LANES = BWK_LANES,
     SEGMENT = 64,            /* pixels of a row that go to the store together */
     STRIP_BYTES = 32 * 1024, /* of input copied at once, unless a row of the output needs more */
     SLACK = 64               /* bytes that the last step may read past a strip */
@@ -82,94 +78,23 @@ static size_t scratch_size(const bwk_conv_spec *s)
     return geometry_of(s).strip_bytes + (size_t)SEGMENT * LANES * sizeof(int32_t);
 }
 
-/* What the blocks of a row share. */
-typedef struct job {
-    const int8_t *w;
-    const int32_t *start;
-    size_t step, pitch,
-        pixel; /* bytes: of a row of the kernel, between rows of the input, between neighbours in a row of the output */
-    int kh;
-} job;
-
-/* Four bytes of input at `at` of each pixel times 64 * halves weights. */
-INLINE void four(__m512i sum[][2], const uint8_t *a, const uint8_t *b, size_t px, size_t at, const int8_t *w, const int n,
-                 const int halves)
-{
-    const int first = (n + 1) / 2;
-    __m512i weights[2];
-    for (int h = 0; h < halves; h++) weights[h] = _mm512_load_si512(w + 64 * h);
-    for (int i = 0; i < n; i++) {
-        int32_t bytes;
-        memcpy(&bytes, (i < first ? a + (size_t)i * px : b + (size_t)(i - first) * px) + at, 4);
-        const __m512i codes = _mm512_set1_epi32(bytes);
-        for (int h = 0; h < halves; h++) sum[i][h] = _mm512_dpbusd_epi32(sum[i][h], codes, weights[h]);
-    }
-}
-
-/* n pixels x halves * 16 channels: the first (n + 1) / 2 pixels begin at a, the others at b. acc [n][32]. Two steps at a time, since
- * the additions of a loop would take slots from the products. */
-INLINE void block(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc, const int n, const int halves)
-{
-    const int8_t *w = j->w;
-    const size_t px = j->pixel, step = j->step;
-    __m512i sum[PIXELS][2];
-    for (int i = 0; i < n; i++)
-        for (int h = 0; h < halves; h++) sum[i][h] = _mm512_load_si512(j->start + 16 * h);
-    for (int ky = 0; ky < j->kh; ky++, a += j->pitch, b += j->pitch) {
-        size_t k = 0;
-        for (; k + 8 <= step; k += 8, w += 128 * halves) {
-            four(sum, a, b, px, k, w, n, halves);
-            four(sum, a, b, px, k + 4, w + 64 * halves, n, halves);
-        }
-        if (k < step) {
-            four(sum, a, b, px, k, w, n, halves);
-            w += 64 * halves;
-        }
-    }
-    for (int i = 0; i < n; i++)
-        for (int h = 0; h < halves; h++) _mm512_store_si512(acc + (size_t)i * LANES + 16 * h, sum[i][h]);
-}
-
-typedef void block_fn(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc);
-#define SIZES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
-#define BLOCK(n)                                                                                                               \
-    static void block_##n##x16(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc)                                 \
-    {                                                                                                                          \
-        block(j, a, b, acc, n, 1);                                                                                             \
-    }                                                                                                                          \
-    static void block_##n##x32(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc)                                 \
-    {                                                                                                                          \
-        block(j, a, b, acc, n, 2);                                                                                             \
-    }
-#define PAIR(n) {block_##n##x16, block_##n##x32},
-SIZES(BLOCK)
-static void block_15x16(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc)
-{
-    block(j, a, b, acc, 15, 1);
-}
-static void block_16x16(const job *j, const uint8_t *a, const uint8_t *b, int32_t *acc)
-{
-    block(j, a, b, acc, 16, 1);
-}
-static block_fn *const blocks[PIXELS][2] = {SIZES(PAIR){block_15x16, NULL}, {block_16x16, NULL}};
-
 /* `pixels` neighbours of a row, from in, in blocks of about equal size. */
-static void segment(const job *j, const uint8_t *in, int pixels, int halves, int32_t *acc)
+static void segment(const bwk_block *j, const uint8_t *in, int pixels, int halves, int32_t *acc)
 {
-    const int most = halves == 1 ? PIXELS : PIXELS_32, count = (pixels + most - 1) / most;
+    const int most = halves == 1 ? BWK_PIXELS : BWK_PIXELS_32, count = (pixels + most - 1) / most;
     for (int i = 0, at = 0; i < count; i++) {
         const int n = (pixels - at + count - i - 1) / (count - i);
         const uint8_t *a = in + (size_t)at * j->pixel;
-        blocks[n - 1][halves - 1](j, a, a + (size_t)((n + 1) / 2) * j->pixel, acc + (size_t)at * LANES);
+        bwk_blocks_vnni[n - 1][halves - 1](j, a, a + (size_t)((n + 1) / 2) * j->pixel, acc + (size_t)at * LANES);
         at += n;
     }
 }
 
 /* One row of the output, of `channels` channels from o, whose input begins at in. */
-static void row_of(const bwk_conv_spec *s, const job *all, const uint8_t *in, int row, int o, int channels, int halves,
+static void row_of(const bwk_conv_spec *s, const bwk_block *all, const uint8_t *in, int row, int o, int channels, int halves,
                    int32_t *acc, bwk_store *store, void *arg)
 {
-    job j = *all;
+    bwk_block j = *all;
     if (!s->asigned) { /* rows of the kernel above or below the map: only zeros, which signed codes do not have there */
         const int first = row * s->stride - s->pad, from = first < 0 ? -first : 0;
         const int to = s->ih - first < s->kh ? s->ih - first : s->kh;
@@ -185,7 +110,7 @@ static void row_of(const bwk_conv_spec *s, const job *all, const uint8_t *in, in
 }
 
 /* All channels of output rows row .. row + rows - 1, whose input begins at in. */
-static void strip_of(const bwk_conv_spec *s, job j, const uint8_t *in, int row, int rows, int32_t *acc, bwk_store *store,
+static void strip_of(const bwk_conv_spec *s, bwk_block j, const uint8_t *in, int row, int rows, int32_t *acc, bwk_store *store,
                      void *arg)
 {
     const int lanes = (int)bwk_round((size_t)s->oc, 16);
@@ -194,8 +119,8 @@ static void strip_of(const bwk_conv_spec *s, job j, const uint8_t *in, int row, 
         const int channels = s->oc - o < LANES ? s->oc - o : LANES, halves = lanes - o >= LANES ? 2 : 1;
         for (int y = 0; y < rows; y++) {
             const uint8_t *a = in + (size_t)y * next;
-            if (2 * s->ow <= PIXELS_32 && y + 1 < rows) { /* two short rows in one block */
-                blocks[2 * s->ow - 1][halves - 1](&j, a, a + next, acc);
+            if (2 * s->ow <= BWK_PIXELS_32 && y + 1 < rows) { /* two short rows in one block */
+                bwk_blocks_vnni[2 * s->ow - 1][halves - 1](&j, a, a + next, acc);
                 store(arg, (row + y++) * s->ow, 2 * s->ow, o, channels, acc, LANES);
             } else
                 row_of(s, &j, a, row + y, o, channels, halves, acc, store, arg);
@@ -212,12 +137,12 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
     uint8_t *strip = scratch;
     int32_t *acc = (int32_t *)(strip + g.strip_bytes);
     const int32_t *start = packed;
-    job j = {.w = (const int8_t *)(start + bwk_round((size_t)s->oc, 16)),
-             .start = start,
-             .step = g.step,
-             .pitch = (size_t)(g.direct ? s->iw : g.strip.width) * s->ic,
-             .pixel = (size_t)s->stride * s->ic,
-             .kh = s->kh};
+    bwk_block j = {.w = (const int8_t *)(start + bwk_round((size_t)s->oc, 16)),
+                   .start = start,
+                   .step = g.step,
+                   .pitch = (size_t)(g.direct ? s->iw : g.strip.width) * s->ic,
+                   .pixel = (size_t)s->stride * s->ic,
+                   .kh = s->kh};
     for (int y = row; y < row + rows; y += g.rows) {
         const int n = row + rows - y < g.rows ? row + rows - y : g.rows, first = y * s->stride - s->pad;
         const uint8_t *in = (const uint8_t *)x + (g.direct ? (size_t)first * j.pitch : 0);

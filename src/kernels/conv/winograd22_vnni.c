@@ -1,0 +1,94 @@
+/* Winograd F(2x2,3x3): 16 products for what takes 36, in exact integers.
+ *
+ * Along each direction, with d the input, g the weights and y the output:
+ *   V = d0 - d2, d1 + d2, d2 - d1, d1 - d3        U = 2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2 (twice those of Winograd)
+ *   2 y = m0 + m1 + m2, m1 - m2 - m3
+ * Both directions together: every V is a sum of four codes, or two less two, so for codes from lo <= 0 to hi it lies between
+ * 4 lo and 4 hi, and within 2 (hi - lo); every |U| <= 9 max|g|. So V fits int8 for unsigned codes of 5 bits (124) and signed ones of 6
+ * (-128), and U for weights of 4 bits (72). The sums are 4 times the output, exactly. */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <stdint.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define PARTS  16
+#define OUT_Y  2
+#define OUT_X  2
+
+static void weights_of(const int8_t *g, size_t step, int *u)
+{
+    int a[4][3];
+    for (size_t j = 0; j < 3; j++) {
+        const int g0 = g[j * step], g1 = g[(3 + j) * step], g2 = g[(6 + j) * step];
+        a[0][j] = 2 * g0, a[1][j] = g0 + g1 + g2, a[2][j] = g0 - g1 + g2, a[3][j] = 2 * g2;
+    }
+    for (int i = 0; i < 4; i++, u += 4) {
+        u[0] = 2 * a[i][0], u[1] = a[i][0] + a[i][1] + a[i][2];
+        u[2] = a[i][0] - a[i][1] + a[i][2], u[3] = 2 * a[i][2];
+    }
+}
+
+/* Adding 128 to d0 and d1 only, in each direction, adds 128 (modulo 256) to every V: the four of these corners are enough. */
+INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m, uint8_t *v, size_t part)
+{
+    const __m512i flip = _mm512_set1_epi8(-128);
+    __m512i r[4][4];
+    UNROLL for (size_t j = 0; j < 4; j++)
+    {
+        __m512i d[4];
+        UNROLL for (size_t i = 0; i < 4; i++)
+        {
+            d[i] = _mm512_maskz_loadu_epi8(m, in + i * pitch + j * pixel);
+            if (i < 2 && j < 2) d[i] = _mm512_xor_si512(d[i], flip);
+        }
+        r[0][j] = _mm512_sub_epi8(d[0], d[2]), r[1][j] = _mm512_add_epi8(d[1], d[2]);
+        r[2][j] = _mm512_sub_epi8(d[2], d[1]), r[3][j] = _mm512_sub_epi8(d[1], d[3]);
+    }
+    UNROLL for (size_t i = 0; i < 4; i++, v += 4 * part)
+    {
+        _mm512_mask_storeu_epi8(v, m, _mm512_sub_epi8(r[i][0], r[i][2]));
+        _mm512_mask_storeu_epi8(v + part, m, _mm512_add_epi8(r[i][1], r[i][2]));
+        _mm512_mask_storeu_epi8(v + 2 * part, m, _mm512_sub_epi8(r[i][2], r[i][1]));
+        _mm512_mask_storeu_epi8(v + 3 * part, m, _mm512_sub_epi8(r[i][1], r[i][3]));
+    }
+}
+
+INLINE void output_of(const int32_t *sums, size_t part, __m512i y[OUT_Y][OUT_X])
+{
+    __m512i a[2][4];
+    UNROLL for (size_t j = 0; j < 4; j++)
+    {
+        __m512i m[4];
+        UNROLL for (size_t i = 0; i < 4; i++) m[i] = _mm512_load_si512(sums + (4 * i + j) * part);
+        a[0][j] = _mm512_add_epi32(m[0], _mm512_add_epi32(m[1], m[2]));
+        a[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(m[1], m[2]), m[3]);
+    }
+    UNROLL for (int i = 0; i < 2; i++)
+    {
+        const __m512i even = _mm512_add_epi32(a[i][0], _mm512_add_epi32(a[i][1], a[i][2]));
+        const __m512i odd = _mm512_sub_epi32(_mm512_sub_epi32(a[i][1], a[i][2]), a[i][3]);
+        y[i][0] = _mm512_srai_epi32(even, 2), y[i][1] = _mm512_srai_epi32(odd, 2);
+    }
+}
+
+#include "kernels/conv/winograd_vnni.h"
+
+static bool accepts(const bwk_conv_spec *s)
+{
+    const bool shape = s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad <= 1 && s->groups == 1;
+    return shape && s->wbits <= 4 && s->abits <= (s->asigned ? 6 : 5);
+}
+
+const bwk_conv bwk_conv_winograd22_vnni = {
+    .name = "winograd-2x2",
+    .summary = "exact Winograd F(2x2,3x3), AVX512-VNNI: 3x3, stride 1, weights up to 4 bits, codes up to 5",
+    .needs = BWI_CPU_AVX512 | BWI_CPU_VNNI,
+    .row_grain = OUT_Y,
+    .accepts = accepts,
+    .packed_size = packed_size,
+    .pack = pack,
+    .scratch_size = scratch_size,
+    .run = run,
+};
+#endif

@@ -1,0 +1,159 @@
+/* Winograd convolutions in exact integers, on AVX512-VNNI: what the tile sizes share.
+ *
+ * A tile of the input is transformed to `parts` values V that fit int8, the weights to U that fit int8 (multiplied by a constant so that
+ * they are whole); products of a part are summed over input channels in 32 bits, as a matrix product of tiles x channels; and the sums
+ * are transformed to a tile of the output, which is divided, without remainder, by the constant. vpdpbusd wants one operand unsigned:
+ * V + 128, and sums that start at -128 * sum(U).
+ *
+ * A file that includes this defines before it
+ *   PARTS                       of a tile: (OUT_Y + 2) * (OUT_X + 2)
+ *   OUT_Y, OUT_X                size of a tile of the output
+ *   static void weights_of(const int8_t *g, size_t step, int *u)   3x3 weights g[i * step] to PARTS values
+ *   INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m, uint8_t *v, size_t part)
+ *                               64 channels of a tile to V + 128, part after part
+ *   INLINE void output_of(const int32_t *sums, size_t part, __m512i y[OUT_Y][OUT_X])   16 channels of a tile */
+#include "base/cpu.h"
+#include "kernels/block_vnni.h"
+#include "kernels/conv/strip.h"
+
+enum {
+    TILES = BWK_PIXELS_32, /* of a block, at most */
+    LANES = BWK_LANES,
+    STRIP_BYTES = 64 * 1024, /* of input copied at once, unless a row of tiles needs more */
+    SLACK = 64               /* bytes that transforms may read past a strip */
+};
+
+typedef struct geometry {
+    int tiles_x;   /* of a row of tiles */
+    int rows;      /* output rows of a strip, a multiple of OUT_Y */
+    size_t values; /* bytes of a tile's part: input channels in whole steps of the product */
+    size_t lanes;  /* output channels in whole registers */
+    bwk_strip strip;
+    size_t strip_bytes, v_bytes, sum_bytes;
+} geometry;
+
+static geometry geometry_of(const bwk_conv_spec *s)
+{
+    geometry g = {
+        .tiles_x = (s->ow + OUT_X - 1) / OUT_X, .values = bwk_round((size_t)s->ic, 4), .lanes = bwk_round((size_t)s->oc, 16)};
+    g.strip = (bwk_strip){.width = g.tiles_x * OUT_X + 2, .channel = s->ic};
+    const size_t row = (size_t)g.strip.width * s->ic;
+    g.rows = (int)bwk_round((size_t)s->oh, OUT_Y);
+    while (g.rows > OUT_Y && (size_t)(g.rows + 2) * row > STRIP_BYTES) g.rows = (int)bwk_round((size_t)g.rows / 2, OUT_Y);
+    g.strip_bytes = bwk_round((size_t)(g.rows + 2) * row + SLACK, 64);
+    g.v_bytes = bwk_round((size_t)PARTS * TILES * g.values, 64);
+    g.sum_bytes = (size_t)PARTS * TILES * LANES * sizeof(int32_t);
+    return g;
+}
+
+static size_t packed_size(const bwk_conv_spec *s)
+{
+    const geometry g = geometry_of(s);
+    return PARTS * g.lanes * (sizeof(int32_t) + g.values);
+}
+
+/* For each 32 (or last 16) channels and part: starts of the sums; then, for the same, [values / 4][16-channel half][16][4]. */
+static void pack(const bwk_conv_spec *s, const int8_t *w, void *packed)
+{
+    const geometry g = geometry_of(s);
+    int32_t *start = packed;
+    int8_t *to = (int8_t *)(start + PARTS * g.lanes);
+    memset(packed, 0, packed_size(s));
+    for (int o = 0; o < s->oc; o++) {
+        const size_t first = (size_t)o / LANES * LANES, block = g.lanes - first >= LANES ? LANES : 16;
+        int32_t *at = start + PARTS * first + ((size_t)o - first);
+        int8_t *codes = to + PARTS * first * g.values + ((size_t)o - first) * 4;
+        for (size_t c = 0; c < (size_t)s->ic; c++) {
+            int u[PARTS];
+            weights_of(w + (size_t)o * 9 * s->ic + c, (size_t)s->ic, u);
+            for (size_t k = 0; k < PARTS; k++) {
+                codes[k * g.values * block + c / 4 * (4 * block) + c % 4] = (int8_t)u[k];
+                at[k * block] -= 128 * u[k];
+            }
+        }
+    }
+}
+
+static size_t scratch_size(const bwk_conv_spec *s)
+{
+    const geometry g = geometry_of(s);
+    return g.strip_bytes + g.v_bytes + g.sum_bytes + (size_t)OUT_Y * OUT_X * TILES * LANES * sizeof(int32_t);
+}
+
+/* V + 128 of tiles first .. first + n - 1 of a strip, numbered row by row: v [PARTS][n][values]. */
+static void transform(const geometry *g, const uint8_t *strip, int first, int n, uint8_t *v)
+{
+    const size_t pixel = (size_t)g->strip.channel, pitch = (size_t)g->strip.width * pixel, part = (size_t)n * g->values;
+    for (int i = 0; i < n; i++) {
+        const size_t y = (size_t)((first + i) / g->tiles_x * OUT_Y), x = (size_t)((first + i) % g->tiles_x * OUT_X);
+        const uint8_t *in = strip + y * pitch + x * pixel;
+        uint8_t *to = v + (size_t)i * g->values;
+        size_t c = 0;
+        for (; c + 64 <= g->values; c += 64) input_of(in + c, pitch, pixel, ~(__mmask64)0, to + c, part);
+        if (c < g->values) input_of(in + c, pitch, pixel, ((__mmask64)1 << (g->values - c)) - 1, to + c, part);
+    }
+}
+
+/* Where sums go: those of tiles first .. first + n - 1 of the strip whose first output row is y and last is y + rows - 1. */
+typedef struct target {
+    int y, rows, first, n;
+    bwk_store *store;
+    void *arg;
+} target;
+
+/* 32 channels from o: sums to output, and on to the store, row by row of each row of tiles. */
+static void deliver(const bwk_conv_spec *s, const geometry *g, const target *t, int o, int halves, const int32_t *sums,
+                    int32_t *acc)
+{
+    const size_t part = (size_t)t->n * LANES, row = (size_t)t->n * OUT_X * LANES;
+    const int channels = s->oc - o < LANES ? s->oc - o : LANES;
+    for (int i = 0; i < t->n; i++)
+        for (int h = 0; h < halves; h++) {
+            __m512i y[OUT_Y][OUT_X];
+            output_of(sums + (size_t)i * LANES + 16 * h, part, y);
+            UNROLL for (int r = 0; r < OUT_Y; r++)
+            {
+                UNROLL for (int c = 0; c < OUT_X; c++)
+                    _mm512_store_si512(acc + (size_t)r * row + ((size_t)i * OUT_X + c) * LANES + 16 * h, y[r][c]);
+            }
+        }
+    for (int i = 0, n; i < t->n; i += n) {
+        const int tile = t->first + i, x = tile % g->tiles_x, y = tile / g->tiles_x * OUT_Y;
+        n = g->tiles_x - x < t->n - i ? g->tiles_x - x : t->n - i;
+        const int left = s->ow - x * OUT_X, pixels = left < n * OUT_X ? left : n * OUT_X;
+        const int32_t *from = acc + (size_t)i * OUT_X * LANES;
+        for (int r = 0; r < OUT_Y && y + r < t->rows; r++, from += row)
+            t->store(t->arg, (t->y + y + r) * s->ow + x * OUT_X, pixels, o, channels, from, LANES);
+    }
+}
+
+static void run(const bwk_conv_spec *s, const void *packed, const void *x, int row, int rows, void *scratch, bwk_store *store,
+                void *arg)
+{
+    const geometry g = geometry_of(s);
+    uint8_t *strip = scratch, *v = strip + g.strip_bytes;
+    int32_t *sums = (int32_t *)(v + g.v_bytes), *acc = (int32_t *)((uint8_t *)sums + g.sum_bytes);
+    const int32_t *start = packed;
+    const int8_t *u = (const int8_t *)(start + PARTS * g.lanes);
+    for (int y = row, end = row + rows; y < end; y += g.rows) {
+        target t = {.y = y, .rows = end - y < g.rows ? end - y : g.rows, .store = store, .arg = arg};
+        const int tiles_y = (t.rows + OUT_Y - 1) / OUT_Y, tiles = tiles_y * g.tiles_x, blocks = (tiles + TILES - 1) / TILES;
+        bwk_strip_fill(&g.strip, s, x, y - s->pad, tiles_y * OUT_Y + 2, strip);
+        for (int b = 0; b < blocks; b++, t.first += t.n) {
+            t.n = (tiles - t.first + blocks - b - 1) / (blocks - b);
+            transform(&g, strip, t.first, t.n, v);
+            for (size_t o = 0; o < g.lanes; o += LANES) {
+                const int halves = g.lanes - o >= LANES ? 2 : 1;
+                bwk_block j = {
+                    .step = g.values, .pixel = g.values, .kh = 1, .w = u + PARTS * o * g.values, .start = start + PARTS * o};
+                const uint8_t *a = v;
+                for (size_t k = 0; k < PARTS; k++, a += (size_t)t.n * g.values) {
+                    const uint8_t *second = a + (size_t)((t.n + 1) / 2) * g.values;
+                    bwk_blocks_vnni[t.n - 1][halves - 1](&j, a, second, sums + k * (size_t)t.n * LANES);
+                    j.w += g.values * (size_t)(16 * halves), j.start += 16 * halves;
+                }
+                deliver(s, &g, &t, (int)o, halves, sums, acc);
+            }
+        }
+    }
+}
