@@ -20,7 +20,9 @@ enum {
     TILES = BWK_PIXELS_32, /* of a block, at most */
     LANES = BWK_LANES,
     STRIP_BYTES = 64 * 1024, /* of input copied at once, unless a row of tiles needs more */
-    SLACK = 64               /* bytes that transforms may read past a strip */
+    GROUP = 4,
+    SMALL_WEIGHTS = 1024 * 1024, /* bytes that stay in the second-level cache from one block to the next */
+    SLACK = 64                   /* bytes that transforms may read past a strip */
 };
 
 typedef struct geometry {
@@ -29,7 +31,8 @@ typedef struct geometry {
     size_t values; /* bytes of a tile's part: input channels in whole steps of the product */
     size_t lanes;  /* output channels in whole registers */
     bwk_strip strip;
-    size_t strip_bytes, v_bytes, sum_bytes;
+    int group;                              /* blocks that take turns with the weights of a part */
+    size_t strip_bytes, v_bytes, sum_bytes; /* the last two: of a block */
 } geometry;
 
 static geometry geometry_of(const bwk_conv_spec *s)
@@ -43,6 +46,7 @@ static geometry geometry_of(const bwk_conv_spec *s)
     g.strip_bytes = bwk_round((size_t)(g.rows + 2) * row + SLACK, 64);
     g.v_bytes = bwk_round((size_t)PARTS * TILES * g.values, 64);
     g.sum_bytes = (size_t)PARTS * TILES * LANES * sizeof(int32_t);
+    g.group = PARTS * g.lanes * g.values > SMALL_WEIGHTS ? GROUP : 1;
     return g;
 }
 
@@ -77,7 +81,8 @@ static void pack(const bwk_conv_spec *s, const int8_t *w, void *packed)
 static size_t scratch_size(const bwk_conv_spec *s)
 {
     const geometry g = geometry_of(s);
-    return g.strip_bytes + g.v_bytes + g.sum_bytes + (size_t)OUT_Y * OUT_X * TILES * LANES * sizeof(int32_t);
+    return g.strip_bytes + (size_t)g.group * (g.v_bytes + g.sum_bytes) +
+           (size_t)OUT_Y * OUT_X * TILES * LANES * sizeof(int32_t);
 }
 
 /* V + 128 of tiles first .. first + n - 1 of a strip, numbered row by row: v [PARTS][n][values]. */
@@ -127,33 +132,47 @@ static void deliver(const bwk_conv_spec *s, const geometry *g, const target *t, 
     }
 }
 
+/* Products of all blocks of a group and all channels. */
+static void multiply(const bwk_conv_spec *s, const geometry *g, const void *packed, const target *group, int n_group,
+                     const uint8_t *v, int32_t *sums, int32_t *acc)
+{
+    const int32_t *start = packed;
+    const int8_t *u = (const int8_t *)(start + PARTS * g->lanes);
+    const size_t sums_of = g->sum_bytes / sizeof *sums; /* a block */
+    for (size_t o = 0; o < g->lanes; o += LANES) {
+        const int halves = g->lanes - o >= LANES ? 2 : 1;
+        bwk_block j = {
+            .step = g->values, .pixel = g->values, .kh = 1, .w = u + PARTS * o * g->values, .start = start + PARTS * o};
+        for (size_t k = 0; k < PARTS; k++, j.w += g->values * (size_t)(16 * halves), j.start += 16 * halves)
+            for (size_t i = 0; i < (size_t)n_group; i++) {
+                const size_t n = (size_t)group[i].n;
+                const uint8_t *a = v + i * g->v_bytes + k * n * g->values;
+                bwk_blocks_vnni[n - 1][halves - 1](&j, a, a + (n + 1) / 2 * g->values, sums + i * sums_of + k * n * LANES);
+            }
+        for (size_t i = 0; i < (size_t)n_group; i++) deliver(s, g, &group[i], (int)o, halves, sums + i * sums_of, acc);
+    }
+}
+
 static void run(const bwk_conv_spec *s, const void *packed, const void *x, int row, int rows, void *scratch, bwk_store *store,
                 void *arg)
 {
     const geometry g = geometry_of(s);
     uint8_t *strip = scratch, *v = strip + g.strip_bytes;
-    int32_t *sums = (int32_t *)(v + g.v_bytes), *acc = (int32_t *)((uint8_t *)sums + g.sum_bytes);
-    const int32_t *start = packed;
-    const int8_t *u = (const int8_t *)(start + PARTS * g.lanes);
+    int32_t *sums = (int32_t *)(v + (size_t)g.group * g.v_bytes),
+            *acc = (int32_t *)((uint8_t *)sums + (size_t)g.group * g.sum_bytes);
     for (int y = row, end = row + rows; y < end; y += g.rows) {
         target t = {.y = y, .rows = end - y < g.rows ? end - y : g.rows, .store = store, .arg = arg};
         const int tiles_y = (t.rows + OUT_Y - 1) / OUT_Y, tiles = tiles_y * g.tiles_x, blocks = (tiles + TILES - 1) / TILES;
         bwk_strip_fill(&g.strip, s, x, y - s->pad, tiles_y * OUT_Y + 2, strip);
-        for (int b = 0; b < blocks; b++, t.first += t.n) {
-            t.n = (tiles - t.first + blocks - b - 1) / (blocks - b);
-            transform(&g, strip, t.first, t.n, v);
-            for (size_t o = 0; o < g.lanes; o += LANES) {
-                const int halves = g.lanes - o >= LANES ? 2 : 1;
-                bwk_block j = {
-                    .step = g.values, .pixel = g.values, .kh = 1, .w = u + PARTS * o * g.values, .start = start + PARTS * o};
-                const uint8_t *a = v;
-                for (size_t k = 0; k < PARTS; k++, a += (size_t)t.n * g.values) {
-                    const uint8_t *second = a + (size_t)((t.n + 1) / 2) * g.values;
-                    bwk_blocks_vnni[t.n - 1][halves - 1](&j, a, second, sums + k * (size_t)t.n * LANES);
-                    j.w += g.values * (size_t)(16 * halves), j.start += 16 * halves;
-                }
-                deliver(s, &g, &t, (int)o, halves, sums, acc);
+        for (int b = 0; b < blocks; b += g.group) {
+            const int n_group = blocks - b < g.group ? blocks - b : g.group;
+            target group[GROUP];
+            for (int i = 0; i < n_group; i++, t.first += t.n) {
+                t.n = (tiles - t.first + blocks - b - i - 1) / (blocks - b - i);
+                group[i] = t;
+                transform(&g, strip, t.first, t.n, v + (size_t)i * g.v_bytes);
             }
+            multiply(s, &g, packed, group, n_group, v, sums, acc);
         }
     }
 }

@@ -1,0 +1,118 @@
+/* Winograd F(4,3) down the rows and F(2,3) along the columns: 24 products for what takes 72, in exact integers.
+ *
+ * Along the columns as in winograd22_vnni.c. Down the rows, with d the input, g the weights and y the output:
+ *   V = 4 d0 - 5 d2 + d4,  (d4 - 4 d2) +- (d3 - 4 d1),  (d4 - d2) +- 2 (d3 - d1),  4 d1 - 5 d3 + d5
+ *   U = 6 g0, g0 +- g1 + g2, g0 +- 2 g1 + 4 g2, 6 g2
+ *   24 y0 = m0 - 4 (m1 + m2) + m3 + m4         12 y1 = m3 - m4 - 2 (m1 - m2)
+ *    6 y2 = m3 + m4 - (m1 + m2)                 6 y3 = 2 (m3 - m4) - (m1 - m2) + m5
+ * Coefficients of V in both directions add up to at most (10, -10), or (4, -16) in the second row added along the columns. So for codes
+ * from lo <= 0 to hi, V lies within 10 (hi - lo), and between 4 lo - 16 hi ... and 4 hi - 16 lo there: for unsigned codes of 3 bits from
+ * -112 to 70, for signed ones within 76. Every |U| <= (1 + 2 + 4) * 3 max|g|, 84 for weights of 3 bits. Both fit int8.
+ * The sums are 48, 24, 12 and 12 times the output: a shift, and the factor 3 by its inverse modulo 2^32, leave it exactly. */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <stdint.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define PARTS  24
+#define OUT_Y  4
+#define OUT_X  2
+
+static void weights_of(const int8_t *g, size_t step, int *u)
+{
+    int a[6][3];
+    for (size_t j = 0; j < 3; j++) {
+        const int g0 = g[j * step], g1 = g[(3 + j) * step], g2 = g[(6 + j) * step];
+        a[0][j] = 6 * g0, a[1][j] = g0 + g1 + g2, a[2][j] = g0 - g1 + g2;
+        a[3][j] = g0 + 2 * g1 + 4 * g2, a[4][j] = g0 - 2 * g1 + 4 * g2, a[5][j] = 6 * g2;
+    }
+    for (int i = 0; i < 6; i++, u += 4) {
+        u[0] = 2 * a[i][0], u[1] = a[i][0] + a[i][1] + a[i][2];
+        u[2] = a[i][0] - a[i][1] + a[i][2], u[3] = 2 * a[i][2];
+    }
+}
+
+INLINE __m512i twice(__m512i x)
+{
+    return _mm512_add_epi8(x, x);
+}
+
+/* Adding 128 to d4 and d5 adds it (modulo 256) to every V of a column, and to those of the first two columns to every V of the tile. */
+INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m, uint8_t *v, size_t part)
+{
+    const __m512i flip = _mm512_set1_epi8(-128);
+    __m512i r[6][4];
+    UNROLL for (size_t j = 0; j < 4; j++)
+    {
+        __m512i d[6];
+        UNROLL for (size_t i = 0; i < 6; i++)
+        {
+            d[i] = _mm512_maskz_loadu_epi8(m, in + i * pitch + j * pixel);
+            if (i >= 4 && j < 2) d[i] = _mm512_xor_si512(d[i], flip);
+        }
+        const __m512i d20 = _mm512_sub_epi8(d[2], d[0]), d42 = _mm512_sub_epi8(d[4], d[2]);
+        const __m512i d31 = _mm512_sub_epi8(d[3], d[1]), d53 = _mm512_sub_epi8(d[5], d[3]), two = twice(d31);
+        const __m512i even = _mm512_sub_epi8(d[4], twice(twice(d[2]))), odd = _mm512_sub_epi8(d[3], twice(twice(d[1])));
+        r[0][j] = _mm512_sub_epi8(d42, twice(twice(d20))), r[5][j] = _mm512_sub_epi8(d53, twice(two));
+        r[1][j] = _mm512_add_epi8(even, odd), r[2][j] = _mm512_sub_epi8(even, odd);
+        r[3][j] = _mm512_add_epi8(d42, two), r[4][j] = _mm512_sub_epi8(d42, two);
+    }
+    UNROLL for (size_t i = 0; i < 6; i++, v += 4 * part)
+    {
+        _mm512_mask_storeu_epi8(v, m, _mm512_sub_epi8(r[i][0], r[i][2]));
+        _mm512_mask_storeu_epi8(v + part, m, _mm512_add_epi8(r[i][1], r[i][2]));
+        _mm512_mask_storeu_epi8(v + 2 * part, m, _mm512_sub_epi8(r[i][2], r[i][1]));
+        _mm512_mask_storeu_epi8(v + 3 * part, m, _mm512_sub_epi8(r[i][1], r[i][3]));
+    }
+}
+
+/* sum / (3 << shift), which leaves no remainder. */
+INLINE __m512i third(__m512i sum, const int shift)
+{
+    return _mm512_mullo_epi32(_mm512_srai_epi32(sum, (unsigned)shift), _mm512_set1_epi32((int)0xaaaaaaabu));
+}
+
+INLINE void output_of(const int32_t *sums, size_t part, __m512i y[OUT_Y][OUT_X])
+{
+    __m512i a[4][4];
+    UNROLL for (size_t j = 0; j < 4; j++)
+    {
+        __m512i m[6];
+        UNROLL for (size_t i = 0; i < 6; i++) m[i] = _mm512_load_si512(sums + (4 * i + j) * part);
+        const __m512i p = _mm512_add_epi32(m[1], m[2]), n = _mm512_sub_epi32(m[1], m[2]);
+        const __m512i q = _mm512_add_epi32(m[3], m[4]), r = _mm512_sub_epi32(m[3], m[4]);
+        a[0][j] = _mm512_add_epi32(m[0], _mm512_sub_epi32(q, _mm512_slli_epi32(p, 2)));
+        a[1][j] = _mm512_sub_epi32(r, _mm512_add_epi32(n, n));
+        a[2][j] = _mm512_sub_epi32(q, p);
+        a[3][j] = _mm512_add_epi32(_mm512_sub_epi32(_mm512_add_epi32(r, r), n), m[5]);
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        const int shift = i == 0 ? 4 : i == 1 ? 3 : 2;
+        const __m512i even = _mm512_add_epi32(a[i][0], _mm512_add_epi32(a[i][1], a[i][2]));
+        const __m512i odd = _mm512_sub_epi32(_mm512_sub_epi32(a[i][1], a[i][2]), a[i][3]);
+        y[i][0] = third(even, shift), y[i][1] = third(odd, shift);
+    }
+}
+
+#include "kernels/conv/winograd_vnni.h"
+
+static bool accepts(const bwk_conv_spec *s)
+{
+    const bool shape = s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad <= 1 && s->groups == 1;
+    return shape && s->wbits <= 3 && s->abits <= 3;
+}
+
+const bwk_conv bwk_conv_winograd42_vnni = {
+    .name = "winograd-4x2",
+    .summary = "exact Winograd F(4,3) x F(2,3), AVX512-VNNI: 3x3, stride 1, weights and codes up to 3 bits",
+    .needs = BWI_CPU_AVX512 | BWI_CPU_VNNI,
+    .row_grain = OUT_Y,
+    .accepts = accepts,
+    .packed_size = packed_size,
+    .pack = pack,
+    .scratch_size = scratch_size,
+    .run = run,
+};
+#endif
