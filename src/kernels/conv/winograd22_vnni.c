@@ -10,11 +10,13 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-#define PARTS  16
-#define OUT_Y  2
-#define OUT_X  2
+#define INLINE            static inline __attribute__((always_inline))
+#define UNROLL            _Pragma("GCC unroll 16")
+#define OUT_Y             2
+#define OUT_X             2
+#define ROWS              (OUT_Y + 2)
+#define PARTS             (4 * ROWS)
+#define PART(row, column) (((column) == 0 ? 2 : (column) == 3 ? 3 : (column)-1) * ROWS + (row))
 
 static void weights_of(const int8_t *g, size_t step, int *u)
 {
@@ -23,9 +25,9 @@ static void weights_of(const int8_t *g, size_t step, int *u)
         const int g0 = g[j * step], g1 = g[(3 + j) * step], g2 = g[(6 + j) * step];
         a[0][j] = 2 * g0, a[1][j] = g0 + g1 + g2, a[2][j] = g0 - g1 + g2, a[3][j] = 2 * g2;
     }
-    for (int i = 0; i < 4; i++, u += 4) {
-        u[0] = 2 * a[i][0], u[1] = a[i][0] + a[i][1] + a[i][2];
-        u[2] = a[i][0] - a[i][1] + a[i][2], u[3] = 2 * a[i][2];
+    for (int i = 0; i < ROWS; i++) {
+        u[PART(i, 0)] = 2 * a[i][0], u[PART(i, 1)] = a[i][0] + a[i][1] + a[i][2];
+        u[PART(i, 2)] = a[i][0] - a[i][1] + a[i][2], u[PART(i, 3)] = 2 * a[i][2];
     }
 }
 
@@ -45,31 +47,27 @@ INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m,
         r[0][j] = _mm512_sub_epi8(d[0], d[2]), r[1][j] = _mm512_add_epi8(d[1], d[2]);
         r[2][j] = _mm512_sub_epi8(d[2], d[1]), r[3][j] = _mm512_sub_epi8(d[1], d[3]);
     }
-    UNROLL for (size_t i = 0; i < 4; i++, v += 4 * part)
+    UNROLL for (size_t i = 0; i < ROWS; i++)
     {
-        _mm512_mask_storeu_epi8(v, m, _mm512_sub_epi8(r[i][0], r[i][2]));
-        _mm512_mask_storeu_epi8(v + part, m, _mm512_add_epi8(r[i][1], r[i][2]));
-        _mm512_mask_storeu_epi8(v + 2 * part, m, _mm512_sub_epi8(r[i][2], r[i][1]));
-        _mm512_mask_storeu_epi8(v + 3 * part, m, _mm512_sub_epi8(r[i][1], r[i][3]));
+        _mm512_mask_storeu_epi8(v + PART(i, 0) * part, m, _mm512_sub_epi8(r[i][0], r[i][2]));
+        _mm512_mask_storeu_epi8(v + PART(i, 1) * part, m, _mm512_add_epi8(r[i][1], r[i][2]));
+        _mm512_mask_storeu_epi8(v + PART(i, 2) * part, m, _mm512_sub_epi8(r[i][2], r[i][1]));
+        _mm512_mask_storeu_epi8(v + PART(i, 3) * part, m, _mm512_sub_epi8(r[i][1], r[i][3]));
     }
 }
 
-INLINE void output_of(const int32_t *sums, size_t part, __m512i y[OUT_Y][OUT_X])
+INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])
 {
-    __m512i a[2][4];
-    UNROLL for (size_t j = 0; j < 4; j++)
-    {
-        __m512i m[4];
-        UNROLL for (size_t i = 0; i < 4; i++) m[i] = _mm512_load_si512(sums + (4 * i + j) * part);
-        a[0][j] = _mm512_add_epi32(m[0], _mm512_add_epi32(m[1], m[2]));
-        a[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(m[1], m[2]), m[3]);
-    }
-    UNROLL for (int i = 0; i < 2; i++)
-    {
-        const __m512i even = _mm512_add_epi32(a[i][0], _mm512_add_epi32(a[i][1], a[i][2]));
-        const __m512i odd = _mm512_sub_epi32(_mm512_sub_epi32(a[i][1], a[i][2]), a[i][3]);
-        y[i][0] = _mm512_srai_epi32(even, 2), y[i][1] = _mm512_srai_epi32(odd, 2);
-    }
+    __m512i m[4];
+    UNROLL for (size_t i = 0; i < 4; i++) m[i] = _mm512_load_si512(sums + i * part);
+    y[0] = _mm512_add_epi32(m[0], _mm512_add_epi32(m[1], m[2]));
+    y[1] = _mm512_sub_epi32(_mm512_sub_epi32(m[1], m[2]), m[3]);
+}
+
+INLINE __m512i whole_of(__m512i y, const int row)
+{
+    (void)row;
+    return _mm512_srai_epi32(y, 2);
 }
 
 #include "kernels/conv/winograd_vnni.h"

@@ -13,11 +13,13 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-#define PARTS  24
-#define OUT_Y  4
-#define OUT_X  2
+#define INLINE            static inline __attribute__((always_inline))
+#define UNROLL            _Pragma("GCC unroll 16")
+#define OUT_Y             4
+#define OUT_X             2
+#define ROWS              (OUT_Y + 2)
+#define PARTS             (4 * ROWS)
+#define PART(row, column) (((column) == 0 ? 2 : (column) == 3 ? 3 : (column)-1) * ROWS + (row))
 
 static void weights_of(const int8_t *g, size_t step, int *u)
 {
@@ -27,9 +29,9 @@ static void weights_of(const int8_t *g, size_t step, int *u)
         a[0][j] = 6 * g0, a[1][j] = g0 + g1 + g2, a[2][j] = g0 - g1 + g2;
         a[3][j] = g0 + 2 * g1 + 4 * g2, a[4][j] = g0 - 2 * g1 + 4 * g2, a[5][j] = 6 * g2;
     }
-    for (int i = 0; i < 6; i++, u += 4) {
-        u[0] = 2 * a[i][0], u[1] = a[i][0] + a[i][1] + a[i][2];
-        u[2] = a[i][0] - a[i][1] + a[i][2], u[3] = 2 * a[i][2];
+    for (int i = 0; i < ROWS; i++) {
+        u[PART(i, 0)] = 2 * a[i][0], u[PART(i, 1)] = a[i][0] + a[i][1] + a[i][2];
+        u[PART(i, 2)] = a[i][0] - a[i][1] + a[i][2], u[PART(i, 3)] = 2 * a[i][2];
     }
 }
 
@@ -58,42 +60,32 @@ INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m,
         r[1][j] = _mm512_add_epi8(even, odd), r[2][j] = _mm512_sub_epi8(even, odd);
         r[3][j] = _mm512_add_epi8(d42, two), r[4][j] = _mm512_sub_epi8(d42, two);
     }
-    UNROLL for (size_t i = 0; i < 6; i++, v += 4 * part)
+    UNROLL for (size_t i = 0; i < ROWS; i++)
     {
-        _mm512_mask_storeu_epi8(v, m, _mm512_sub_epi8(r[i][0], r[i][2]));
-        _mm512_mask_storeu_epi8(v + part, m, _mm512_add_epi8(r[i][1], r[i][2]));
-        _mm512_mask_storeu_epi8(v + 2 * part, m, _mm512_sub_epi8(r[i][2], r[i][1]));
-        _mm512_mask_storeu_epi8(v + 3 * part, m, _mm512_sub_epi8(r[i][1], r[i][3]));
+        _mm512_mask_storeu_epi8(v + PART(i, 0) * part, m, _mm512_sub_epi8(r[i][0], r[i][2]));
+        _mm512_mask_storeu_epi8(v + PART(i, 1) * part, m, _mm512_add_epi8(r[i][1], r[i][2]));
+        _mm512_mask_storeu_epi8(v + PART(i, 2) * part, m, _mm512_sub_epi8(r[i][2], r[i][1]));
+        _mm512_mask_storeu_epi8(v + PART(i, 3) * part, m, _mm512_sub_epi8(r[i][1], r[i][3]));
     }
 }
 
-/* sum / (3 << shift), which leaves no remainder. */
-INLINE __m512i third(__m512i sum, const int shift)
+INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])
 {
-    return _mm512_mullo_epi32(_mm512_srai_epi32(sum, (unsigned)shift), _mm512_set1_epi32((int)0xaaaaaaabu));
+    __m512i m[6];
+    UNROLL for (size_t i = 0; i < 6; i++) m[i] = _mm512_load_si512(sums + i * part);
+    const __m512i p = _mm512_add_epi32(m[1], m[2]), n = _mm512_sub_epi32(m[1], m[2]);
+    const __m512i q = _mm512_add_epi32(m[3], m[4]), r = _mm512_sub_epi32(m[3], m[4]);
+    y[0] = _mm512_add_epi32(m[0], _mm512_sub_epi32(q, _mm512_slli_epi32(p, 2)));
+    y[1] = _mm512_sub_epi32(r, _mm512_add_epi32(n, n));
+    y[2] = _mm512_sub_epi32(q, p);
+    y[3] = _mm512_add_epi32(_mm512_sub_epi32(_mm512_add_epi32(r, r), n), m[5]);
 }
 
-INLINE void output_of(const int32_t *sums, size_t part, __m512i y[OUT_Y][OUT_X])
+/* The division by 48, 24, 12 and 12: none leaves a remainder. */
+INLINE __m512i whole_of(__m512i y, const int row)
 {
-    __m512i a[4][4];
-    UNROLL for (size_t j = 0; j < 4; j++)
-    {
-        __m512i m[6];
-        UNROLL for (size_t i = 0; i < 6; i++) m[i] = _mm512_load_si512(sums + (4 * i + j) * part);
-        const __m512i p = _mm512_add_epi32(m[1], m[2]), n = _mm512_sub_epi32(m[1], m[2]);
-        const __m512i q = _mm512_add_epi32(m[3], m[4]), r = _mm512_sub_epi32(m[3], m[4]);
-        a[0][j] = _mm512_add_epi32(m[0], _mm512_sub_epi32(q, _mm512_slli_epi32(p, 2)));
-        a[1][j] = _mm512_sub_epi32(r, _mm512_add_epi32(n, n));
-        a[2][j] = _mm512_sub_epi32(q, p);
-        a[3][j] = _mm512_add_epi32(_mm512_sub_epi32(_mm512_add_epi32(r, r), n), m[5]);
-    }
-    UNROLL for (int i = 0; i < 4; i++)
-    {
-        const int shift = i == 0 ? 4 : i == 1 ? 3 : 2;
-        const __m512i even = _mm512_add_epi32(a[i][0], _mm512_add_epi32(a[i][1], a[i][2]));
-        const __m512i odd = _mm512_sub_epi32(_mm512_sub_epi32(a[i][1], a[i][2]), a[i][3]);
-        y[i][0] = third(even, shift), y[i][1] = third(odd, shift);
-    }
+    const __m512i three = _mm512_srai_epi32(y, row == 0 ? 4 : row == 1 ? 3 : 2);
+    return _mm512_mullo_epi32(three, _mm512_set1_epi32((int)0xaaaaaaabu));
 }
 
 #include "kernels/conv/winograd_vnni.h"

@@ -5,13 +5,17 @@
  * are transformed to a tile of the output, which is divided, without remainder, by the constant. vpdpbusd wants one operand unsigned:
  * V + 128, and sums that start at -128 * sum(U).
  *
+ * Sums are transformed while they are in the first-level cache: those of two middle columns of a tile first, then the outer ones, so that
+ * no more than two columns of sums wait at a time.
+ *
  * A file that includes this defines before it
- *   PARTS                       of a tile: (OUT_Y + 2) * (OUT_X + 2)
- *   OUT_Y, OUT_X                size of a tile of the output
+ *   OUT_Y, OUT_X, ROWS          size of a tile of the output, of which the second is 2; rows of a tile of the input, OUT_Y + 2
+ *   PARTS, PART(row, column)    values of a tile, 4 ROWS, and their order: columns 1, 2, 0, 3
  *   static void weights_of(const int8_t *g, size_t step, int *u)   3x3 weights g[i * step] to PARTS values
  *   INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m, uint8_t *v, size_t part)
  *                               64 channels of a tile to V + 128, part after part
- *   INLINE void output_of(const int32_t *sums, size_t part, __m512i y[OUT_Y][OUT_X])   16 channels of a tile */
+ *   INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])   ROWS sums to a column of the output, times ...
+ *   INLINE __m512i whole_of(__m512i y, const int row)                           ... what this divides by, once columns are added */
 #include "base/cpu.h"
 #include "kernels/block_vnni.h"
 #include "kernels/conv/strip.h"
@@ -31,8 +35,8 @@ typedef struct geometry {
     size_t values; /* bytes of a tile's part: input channels in whole steps of the product */
     size_t lanes;  /* output channels in whole registers */
     bwk_strip strip;
-    int group;                              /* blocks that take turns with the weights of a part */
-    size_t strip_bytes, v_bytes, sum_bytes; /* the last two: of a block */
+    int group;                                         /* blocks that take turns with the weights of a part */
+    size_t strip_bytes, v_bytes, sum_bytes, out_bytes; /* the last three: of a block */
 } geometry;
 
 static geometry geometry_of(const bwk_conv_spec *s)
@@ -45,7 +49,8 @@ static geometry geometry_of(const bwk_conv_spec *s)
     while (g.rows > OUT_Y && (size_t)(g.rows + 2) * row > STRIP_BYTES) g.rows = (int)bwk_round((size_t)g.rows / 2, OUT_Y);
     g.strip_bytes = bwk_round((size_t)(g.rows + 2) * row + SLACK, 64);
     g.v_bytes = bwk_round((size_t)PARTS * TILES * g.values, 64);
-    g.sum_bytes = (size_t)PARTS * TILES * LANES * sizeof(int32_t);
+    g.sum_bytes = (size_t)(2 * ROWS) * TILES * LANES * sizeof(int32_t);
+    g.out_bytes = (size_t)(OUT_Y * OUT_X) * TILES * LANES * sizeof(int32_t);
     g.group = PARTS * g.lanes * g.values > SMALL_WEIGHTS ? GROUP : 1;
     return g;
 }
@@ -81,8 +86,7 @@ static void pack(const bwk_conv_spec *s, const int8_t *w, void *packed)
 static size_t scratch_size(const bwk_conv_spec *s)
 {
     const geometry g = geometry_of(s);
-    return g.strip_bytes + (size_t)g.group * (g.v_bytes + g.sum_bytes) +
-           (size_t)OUT_Y * OUT_X * TILES * LANES * sizeof(int32_t);
+    return g.strip_bytes + (size_t)g.group * (g.v_bytes + g.sum_bytes + g.out_bytes);
 }
 
 /* V + 128 of tiles first .. first + n - 1 of a strip, numbered row by row: v [PARTS][n][values]. */
@@ -106,27 +110,52 @@ typedef struct target {
     void *arg;
 } target;
 
-/* 32 channels from o: sums to output, and on to the store, row by row of each row of tiles. */
-static void deliver(const bwk_conv_spec *s, const geometry *g, const target *t, int o, int halves, const int32_t *sums,
-                    int32_t *acc)
+/* A phase takes the sums of some columns of a tile to its output [OUT_Y][n tiles][OUT_X][32]: 0 of columns 1 and 2, 1 of 0, 2 of 3. */
+INLINE void output_of(const int32_t *sums, size_t part, int32_t *out, size_t row, const int phase)
 {
-    const size_t part = (size_t)t->n * LANES, row = (size_t)t->n * OUT_X * LANES;
+    __m512i a[OUT_Y], b[OUT_Y];
+    column_of(sums, part, a);
+    if (phase == 0) column_of(sums + ROWS * part, part, b);
+    UNROLL for (int r = 0; r < OUT_Y; r++, out += row)
+    {
+        if (phase == 0) {
+            _mm512_store_si512(out, _mm512_add_epi32(a[r], b[r]));
+            _mm512_store_si512(out + LANES, _mm512_sub_epi32(a[r], b[r]));
+        } else if (phase == 1)
+            _mm512_store_si512(out, whole_of(_mm512_add_epi32(_mm512_load_si512(out), a[r]), r));
+        else
+            _mm512_store_si512(out + LANES, whole_of(_mm512_sub_epi32(_mm512_load_si512(out + LANES), a[r]), r));
+    }
+}
+
+INLINE void outputs(const int32_t *sums, int n, int halves, int32_t *out, const int phase)
+{
+    const size_t part = (size_t)n * LANES;
+    for (int i = 0; i < n; i++)
+        for (int h = 0; h < halves; h++)
+            output_of(sums + (size_t)i * LANES + 16 * h, part, out + (size_t)i * (OUT_X * LANES) + 16 * h, part * OUT_X, phase);
+}
+
+static void output_phase(const int32_t *sums, int n, int halves, int32_t *out, int phase)
+{
+    if (phase == 0)
+        outputs(sums, n, halves, out, 0);
+    else if (phase == 1)
+        outputs(sums, n, halves, out, 1);
+    else
+        outputs(sums, n, halves, out, 2);
+}
+
+/* 32 channels from o to the store, row by row of each row of tiles. */
+static void deliver(const bwk_conv_spec *s, const geometry *g, const target *t, int o, const int32_t *out)
+{
+    const size_t row = (size_t)t->n * OUT_X * LANES;
     const int channels = s->oc - o < LANES ? s->oc - o : LANES;
-    for (int i = 0; i < t->n; i++)
-        for (int h = 0; h < halves; h++) {
-            __m512i y[OUT_Y][OUT_X];
-            output_of(sums + (size_t)i * LANES + 16 * h, part, y);
-            UNROLL for (int r = 0; r < OUT_Y; r++)
-            {
-                UNROLL for (int c = 0; c < OUT_X; c++)
-                    _mm512_store_si512(acc + (size_t)r * row + ((size_t)i * OUT_X + c) * LANES + 16 * h, y[r][c]);
-            }
-        }
     for (int i = 0, n; i < t->n; i += n) {
         const int tile = t->first + i, x = tile % g->tiles_x, y = tile / g->tiles_x * OUT_Y;
         n = g->tiles_x - x < t->n - i ? g->tiles_x - x : t->n - i;
         const int left = s->ow - x * OUT_X, pixels = left < n * OUT_X ? left : n * OUT_X;
-        const int32_t *from = acc + (size_t)i * OUT_X * LANES;
+        const int32_t *from = out + (size_t)i * OUT_X * LANES;
         for (int r = 0; r < OUT_Y && y + r < t->rows; r++, from += row)
             t->store(t->arg, (t->y + y + r) * s->ow + x * OUT_X, pixels, o, channels, from, LANES);
     }
@@ -134,22 +163,28 @@ static void deliver(const bwk_conv_spec *s, const geometry *g, const target *t, 
 
 /* Products of all blocks of a group and all channels. */
 static void multiply(const bwk_conv_spec *s, const geometry *g, const void *packed, const target *group, int n_group,
-                     const uint8_t *v, int32_t *sums, int32_t *acc)
+                     const uint8_t *v, int32_t *sums, int32_t *out)
 {
+    static const size_t columns[] = {2, 1, 1}; /* of a phase */
     const int32_t *start = packed;
     const int8_t *u = (const int8_t *)(start + PARTS * g->lanes);
-    const size_t sums_of = g->sum_bytes / sizeof *sums; /* a block */
+    const size_t sums_of = g->sum_bytes / sizeof *sums, out_of = g->out_bytes / sizeof *out; /* a block */
     for (size_t o = 0; o < g->lanes; o += LANES) {
         const int halves = g->lanes - o >= LANES ? 2 : 1;
         bwk_block j = {
             .step = g->values, .pixel = g->values, .kh = 1, .w = u + PARTS * o * g->values, .start = start + PARTS * o};
-        for (size_t k = 0; k < PARTS; k++, j.w += g->values * (size_t)(16 * halves), j.start += 16 * halves)
-            for (size_t i = 0; i < (size_t)n_group; i++) {
-                const size_t n = (size_t)group[i].n;
-                const uint8_t *a = v + i * g->v_bytes + k * n * g->values;
-                bwk_blocks_vnni[n - 1][halves - 1](&j, a, a + (n + 1) / 2 * g->values, sums + i * sums_of + k * n * LANES);
-            }
-        for (size_t i = 0; i < (size_t)n_group; i++) deliver(s, g, &group[i], (int)o, halves, sums + i * sums_of, acc);
+        size_t first = 0;
+        for (int phase = 0; phase < 3; first += columns[phase++] * ROWS) {
+            for (size_t k = 0; k < columns[phase] * ROWS; k++, j.w += g->values * (size_t)(16 * halves), j.start += 16 * halves)
+                for (size_t i = 0; i < (size_t)n_group; i++) {
+                    const size_t n = (size_t)group[i].n;
+                    const uint8_t *a = v + i * g->v_bytes + (first + k) * n * g->values;
+                    bwk_blocks_vnni[n - 1][halves - 1](&j, a, a + (n + 1) / 2 * g->values, sums + i * sums_of + k * n * LANES);
+                }
+            for (size_t i = 0; i < (size_t)n_group; i++)
+                output_phase(sums + i * sums_of, group[i].n, halves, out + i * out_of, phase);
+        }
+        for (size_t i = 0; i < (size_t)n_group; i++) deliver(s, g, &group[i], (int)o, out + i * out_of);
     }
 }
 
@@ -159,7 +194,7 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
     const geometry g = geometry_of(s);
     uint8_t *strip = scratch, *v = strip + g.strip_bytes;
     int32_t *sums = (int32_t *)(v + (size_t)g.group * g.v_bytes),
-            *acc = (int32_t *)((uint8_t *)sums + (size_t)g.group * g.sum_bytes);
+            *out = (int32_t *)((uint8_t *)sums + (size_t)g.group * g.sum_bytes);
     for (int y = row, end = row + rows; y < end; y += g.rows) {
         target t = {.y = y, .rows = end - y < g.rows ? end - y : g.rows, .store = store, .arg = arg};
         const int tiles_y = (t.rows + OUT_Y - 1) / OUT_Y, tiles = tiles_y * g.tiles_x, blocks = (tiles + TILES - 1) / TILES;
@@ -172,7 +207,7 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
                 group[i] = t;
                 transform(&g, strip, t.first, t.n, v + (size_t)i * g.v_bytes);
             }
-            multiply(s, &g, packed, group, n_group, v, sums, acc);
+            multiply(s, &g, packed, group, n_group, v, sums, out);
         }
     }
 }
