@@ -1,4 +1,5 @@
-/* The finish for AVX-512: 16 channels of four pixels at a time, so that what is asked of a finish is asked once for 64 values. */
+/* The finish for AVX-512: 64 values at a time, of two pixels and 32 channels or four pixels and 16, so that what is asked of a finish is
+ * asked once for all of them. */
 #if defined(__x86_64__)
 #include "kernels/finish.h"
 #include <immintrin.h>
@@ -6,18 +7,41 @@
 #define INLINE static inline __attribute__((always_inline))
 #define EACH   _Pragma("GCC unroll 4") for (int i = 0; i < n; i++)
 
-/* Codes of n pixels, 16 channels each, as bytes; row i to to + i * stride. Both byte types: codes are those of one of them. */
-INLINE void put_codes(const __m512i *whole, const int n, uint8_t *to, size_t stride, __mmask16 m, bool is_signed)
+/* Where n registers of 16 values belong: with `wide` they alternate between the halves of 32 channels. */
+typedef struct place {
+    __mmask16 m; /* channels of a register */
+    bool wide;
+    int n;
+} place;
+
+INLINE size_t pixel_of(const place w, int i)
 {
-    if (n != 4 || m != 0xffff) {
-        for (int i = 0; i < n; i++) _mm_mask_storeu_epi8(to + (size_t)i * stride, m, _mm512_cvtepi32_epi8(whole[i]));
+    return (size_t)(w.wide ? i / 2 : i);
+}
+
+INLINE size_t half_of(const place w, int i)
+{
+    return (size_t)(w.wide ? i % 2 : 0);
+}
+
+/* Codes as bytes; pixel i to to + i * stride. Both byte types: codes are those of one of them. */
+INLINE void put_codes(const __m512i *whole, const place w, uint8_t *to, size_t stride, bool is_signed)
+{
+    const int n = w.n;
+    if (n != 4 || w.m != 0xffff) {
+        EACH _mm_mask_storeu_epi8(to + pixel_of(w, i) * stride + 16 * half_of(w, i), w.m, _mm512_cvtepi32_epi8(whole[i]));
         return;
     }
-    /* Packing works within 128 bits: lane l gets channels 4l to 4l + 3 of all four pixels. The permutation puts pixels together. */
+    /* Packing works within 128 bits: lane l gets channels 4l to 4l + 3 of all four registers. The permutation puts each together. */
     const __m512i a = _mm512_packs_epi32(whole[0], whole[1]), b = _mm512_packs_epi32(whole[2], whole[3]);
     const __m512i lanes = is_signed ? _mm512_packs_epi16(a, b) : _mm512_packus_epi16(a, b);
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i rows = _mm512_permutexvar_epi32(order, lanes);
+    if (w.wide) {
+        _mm256_storeu_si256((__m256i *)to, _mm512_castsi512_si256(rows));
+        _mm256_storeu_si256((__m256i *)(to + stride), _mm512_extracti64x4_epi64(rows, 1));
+        return;
+    }
     _mm_storeu_si128((__m128i *)to, _mm512_castsi512_si128(rows));
     _mm_storeu_si128((__m128i *)(to + stride), _mm512_extracti32x4_epi32(rows, 1));
     _mm_storeu_si128((__m128i *)(to + 2 * stride), _mm512_extracti32x4_epi32(rows, 2));
@@ -26,7 +50,6 @@ INLINE void put_codes(const __m512i *whole, const int n, uint8_t *to, size_t str
 
 /* What belongs to 16 channels. */
 typedef struct lane {
-    __mmask16 m;
     __m512 bias, a, b;
 } lane;
 
@@ -50,21 +73,25 @@ static form form_of(const bwk_finish *f)
     return o;
 }
 
-INLINE void pixels_of(const bwk_finish *f, const form o, const lane *l, size_t pixel, size_t channel, const int32_t *acc,
-                      int stride, const int n)
+INLINE void values_of(const bwk_finish *f, const form o, const place w, const lane *l, size_t pixel, size_t channel,
+                      const int32_t *acc, size_t stride)
 {
+    const int n = w.n;
     const size_t row = (size_t)f->channels, at = pixel * row + channel;
+    size_t to[4];
     __m512i sum[4];
     __m512 t[4];
-    EACH sum[i] = _mm512_maskz_loadu_epi32(l->m, acc + (size_t)i * stride);
+    EACH to[i] = at + pixel_of(w, i) * row + 16 * half_of(w, i);
+    EACH sum[i] = _mm512_maskz_loadu_epi32(w.m, acc + pixel_of(w, i) * stride + 16 * half_of(w, i));
     if (o.mul) EACH sum[i] = _mm512_mullo_epi32(sum[i], _mm512_set1_epi32(f->sum_mul));
-    if (o.window) EACH sum[i] = _mm512_add_epi32(sum[i], _mm512_set1_epi32(f->sum_add * f->window[pixel + i]));
+    if (o.window) EACH sum[i] = _mm512_add_epi32(sum[i], _mm512_set1_epi32(f->sum_add * f->window[pixel + pixel_of(w, i)]));
     EACH t[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_set1_ps(f->scale));
-    if (o.bias) EACH t[i] = _mm512_add_ps(t[i], l->bias);
-    if (o.norm) EACH t[i] = _mm512_add_ps(_mm512_mul_ps(t[i], l->a), l->b); /* never fused: the definition rounds twice */
-    if (o.residual) EACH t[i] = _mm512_add_ps(t[i], _mm512_maskz_loadu_ps(l->m, f->residual + at + (size_t)i * row));
+    if (o.bias) EACH t[i] = _mm512_add_ps(t[i], l[half_of(w, i)].bias);
+    if (o.norm) /* never fused: the definition rounds twice */
+        EACH t[i] = _mm512_add_ps(_mm512_mul_ps(t[i], l[half_of(w, i)].a), l[half_of(w, i)].b);
+    if (o.residual) EACH t[i] = _mm512_add_ps(t[i], _mm512_maskz_loadu_ps(w.m, f->residual + to[i]));
     if (o.relu) EACH t[i] = _mm512_max_ps(_mm512_setzero_ps(), t[i]); /* in this order -0 stays -0 */
-    if (o.real) EACH _mm512_mask_storeu_ps(f->real + at + (size_t)i * row, l->m, t[i]);
+    if (o.real) EACH _mm512_mask_storeu_ps(f->real + to[i], w.m, t[i]);
     for (int k = 0; k < o.codes; k++) {
         const bwk_codes *q = &f->codes[k];
         __m512 v[4];
@@ -74,36 +101,58 @@ INLINE void pixels_of(const bwk_finish *f, const form o, const lane *l, size_t p
         if (o.add) EACH v[i] = _mm512_add_ps(v[i], _mm512_set1_ps(q->add));
         if (o.low) EACH v[i] = _mm512_max_ps(v[i], _mm512_set1_ps(q->lo));
         EACH whole[i] = _mm512_cvtps_epi32(_mm512_min_ps(v[i], _mm512_set1_ps(q->hi)));
-        put_codes(whole, n, (uint8_t *)q->to + at, row, l->m, q->lo < 0);
+        put_codes(whole, w, (uint8_t *)q->to + at, row, q->lo < 0);
     }
+}
+
+INLINE lane lane_of(const bwk_finish *f, const form o, __mmask16 m, int channel)
+{
+    const __m512 none = _mm512_setzero_ps();
+    return (lane){.bias = o.bias ? _mm512_maskz_loadu_ps(m, f->bias + channel) : none,
+                  .a = o.norm ? _mm512_maskz_loadu_ps(m, f->a + channel) : none,
+                  .b = o.norm ? _mm512_maskz_loadu_ps(m, f->b + channel) : none};
+}
+
+/* A block: 16 channels where m is constant and 4 pixels at a time, or 32 and 2. */
+INLINE void columns_of(const bwk_finish *f, const form o, __mmask16 m, const bool wide, int pixel, int pixels, int channel,
+                       const int32_t *acc, int stride)
+{
+    const lane l[2] = {lane_of(f, o, m, channel), lane_of(f, o, wide ? m : (__mmask16)0, wide ? channel + 16 : channel)};
+    const int most = wide ? 2 : 4;
+    int p = 0;
+    for (; p + most <= pixels; p += most)
+        values_of(f, o, (place){m, wide, 4}, l, (size_t)(pixel + p), (size_t)channel, acc + (size_t)p * stride, (size_t)stride);
+    for (; p < pixels; p++)
+        values_of(f, o, (place){m, wide, wide ? 2 : 1}, l, (size_t)(pixel + p), (size_t)channel, acc + (size_t)p * stride,
+                  (size_t)stride);
 }
 
 INLINE void finish(const bwk_finish *f, const form o, int pixel, int pixels, int channel, int channels, const int32_t *acc,
                    int stride)
 {
-    for (int c = 0; c < channels; c += 16) {
-        const int left = channels - c, at = channel + c;
-        lane l = {.m = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff};
-        l.bias = o.bias ? _mm512_maskz_loadu_ps(l.m, f->bias + at) : _mm512_setzero_ps();
-        l.a = o.norm ? _mm512_maskz_loadu_ps(l.m, f->a + at) : _mm512_setzero_ps();
-        l.b = o.norm ? _mm512_maskz_loadu_ps(l.m, f->b + at) : _mm512_setzero_ps();
-        int p = 0;
-        for (; p + 4 <= pixels; p += 4)
-            pixels_of(f, o, &l, (size_t)(pixel + p), (size_t)at, acc + (size_t)p * stride + c, stride, 4);
-        for (; p < pixels; p++) pixels_of(f, o, &l, (size_t)(pixel + p), (size_t)at, acc + (size_t)p * stride + c, stride, 1);
-    }
+    int c = 0;
+    for (; c + 32 <= channels; c += 32) columns_of(f, o, 0xffff, true, pixel, pixels, channel + c, acc + c, stride);
+    for (; c + 16 <= channels; c += 16) columns_of(f, o, 0xffff, false, pixel, pixels, channel + c, acc + c, stride);
+    if (c < channels)
+        columns_of(f, o, (__mmask16)((1u << (channels - c)) - 1), false, pixel, pixels, channel + c, acc + c, stride);
 }
 
 bwk_finish_fn bwk_finish_avx512;
 void bwk_finish_avx512(void *arg, int pixel, int pixels, int channel, int channels, const int32_t *acc, int stride)
 {
-    const bwk_finish f = *(const bwk_finish *)arg; /* here, codes that are written cannot change it */
-    const form o = form_of(&f);
-    /* Batch norm, ReLU and codes from 0 up; with a residual to add, with real values to keep, or both. */
-    const bool usual = !o.mul && !o.window && !o.bias && o.norm && o.relu && !o.sub && !o.add && !o.low && o.codes == 1;
-    if (!usual)
-        finish(&f, o, pixel, pixels, channel, channels, acc, stride);
-    else if (!o.residual && !o.real)
+    const bwk_finish *given = arg;
+    const bool plain = given->sum_mul == 1 && !given->window && !given->bias && given->n_codes == 1;
+    const form o = form_of(given);
+    if (!plain || !o.norm || !o.relu || o.sub || o.add || o.low) {
+        finish(given, o, pixel, pixels, channel, channels, acc, stride);
+        return;
+    }
+    /* The usual forms: batch norm, ReLU and codes from 0 up; with a residual to add, with real values to keep, or both. The copy is one
+     * that codes and real values, when they are written, cannot change. */
+    bwk_finish f;
+    f.channels = given->channels, f.scale = given->scale, f.a = given->a, f.b = given->b;
+    f.residual = given->residual, f.real = given->real, f.codes[0] = given->codes[0];
+    if (!o.residual && !o.real)
         finish(&f, (form){.norm = 1, .relu = 1, .codes = 1}, pixel, pixels, channel, channels, acc, stride);
     else if (!o.residual)
         finish(&f, (form){.norm = 1, .relu = 1, .codes = 1, .real = 1}, pixel, pixels, channel, channels, acc, stride);
