@@ -31,29 +31,14 @@ static void weights_of(const int8_t *g, size_t step, int *u)
     }
 }
 
-/* Adding 128 to d0 and d1 only, in each direction, adds 128 (modulo 256) to every V: the four of these corners are enough. */
-INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m, uint8_t *v, size_t part)
+/* Adding 128 to d0 and d1 adds it, modulo 256, to all four. */
+INLINE void rows_of(const uint8_t *in, size_t pitch, __mmask64 m, __m512i flip, __m512i r[ROWS])
 {
-    const __m512i flip = _mm512_set1_epi8(-128);
-    __m512i r[4][4];
-    UNROLL for (size_t j = 0; j < 4; j++)
-    {
-        __m512i d[4];
-        UNROLL for (size_t i = 0; i < 4; i++)
-        {
-            d[i] = _mm512_maskz_loadu_epi8(m, in + i * pitch + j * pixel);
-            if (i < 2 && j < 2) d[i] = _mm512_xor_si512(d[i], flip);
-        }
-        r[0][j] = _mm512_sub_epi8(d[0], d[2]), r[1][j] = _mm512_add_epi8(d[1], d[2]);
-        r[2][j] = _mm512_sub_epi8(d[2], d[1]), r[3][j] = _mm512_sub_epi8(d[1], d[3]);
-    }
-    UNROLL for (size_t i = 0; i < ROWS; i++)
-    {
-        _mm512_mask_storeu_epi8(v + PART(i, 0) * part, m, _mm512_sub_epi8(r[i][0], r[i][2]));
-        _mm512_mask_storeu_epi8(v + PART(i, 1) * part, m, _mm512_add_epi8(r[i][1], r[i][2]));
-        _mm512_mask_storeu_epi8(v + PART(i, 2) * part, m, _mm512_sub_epi8(r[i][2], r[i][1]));
-        _mm512_mask_storeu_epi8(v + PART(i, 3) * part, m, _mm512_sub_epi8(r[i][1], r[i][3]));
-    }
+    __m512i d[4];
+    UNROLL for (size_t i = 0; i < 4; i++) d[i] = _mm512_maskz_loadu_epi8(m, in + i * pitch);
+    d[0] = _mm512_xor_si512(d[0], flip), d[1] = _mm512_xor_si512(d[1], flip);
+    r[0] = _mm512_sub_epi8(d[0], d[2]), r[1] = _mm512_add_epi8(d[1], d[2]);
+    r[2] = _mm512_sub_epi8(d[2], d[1]), r[3] = _mm512_sub_epi8(d[1], d[3]);
 }
 
 INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])

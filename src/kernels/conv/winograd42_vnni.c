@@ -40,33 +40,18 @@ INLINE __m512i twice(__m512i x)
     return _mm512_add_epi8(x, x);
 }
 
-/* Adding 128 to d4 and d5 adds it (modulo 256) to every V of a column, and to those of the first two columns to every V of the tile. */
-INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m, uint8_t *v, size_t part)
+/* Adding 128 to d4 and d5 adds it, modulo 256, to all six. */
+INLINE void rows_of(const uint8_t *in, size_t pitch, __mmask64 m, __m512i flip, __m512i r[ROWS])
 {
-    const __m512i flip = _mm512_set1_epi8(-128);
-    __m512i r[6][4];
-    UNROLL for (size_t j = 0; j < 4; j++)
-    {
-        __m512i d[6];
-        UNROLL for (size_t i = 0; i < 6; i++)
-        {
-            d[i] = _mm512_maskz_loadu_epi8(m, in + i * pitch + j * pixel);
-            if (i >= 4 && j < 2) d[i] = _mm512_xor_si512(d[i], flip);
-        }
-        const __m512i d20 = _mm512_sub_epi8(d[2], d[0]), d42 = _mm512_sub_epi8(d[4], d[2]);
-        const __m512i d31 = _mm512_sub_epi8(d[3], d[1]), d53 = _mm512_sub_epi8(d[5], d[3]), two = twice(d31);
-        const __m512i even = _mm512_sub_epi8(d[4], twice(twice(d[2]))), odd = _mm512_sub_epi8(d[3], twice(twice(d[1])));
-        r[0][j] = _mm512_sub_epi8(d42, twice(twice(d20))), r[5][j] = _mm512_sub_epi8(d53, twice(two));
-        r[1][j] = _mm512_add_epi8(even, odd), r[2][j] = _mm512_sub_epi8(even, odd);
-        r[3][j] = _mm512_add_epi8(d42, two), r[4][j] = _mm512_sub_epi8(d42, two);
-    }
-    UNROLL for (size_t i = 0; i < ROWS; i++)
-    {
-        _mm512_mask_storeu_epi8(v + PART(i, 0) * part, m, _mm512_sub_epi8(r[i][0], r[i][2]));
-        _mm512_mask_storeu_epi8(v + PART(i, 1) * part, m, _mm512_add_epi8(r[i][1], r[i][2]));
-        _mm512_mask_storeu_epi8(v + PART(i, 2) * part, m, _mm512_sub_epi8(r[i][2], r[i][1]));
-        _mm512_mask_storeu_epi8(v + PART(i, 3) * part, m, _mm512_sub_epi8(r[i][1], r[i][3]));
-    }
+    __m512i d[6];
+    UNROLL for (size_t i = 0; i < 6; i++) d[i] = _mm512_maskz_loadu_epi8(m, in + i * pitch);
+    d[4] = _mm512_xor_si512(d[4], flip), d[5] = _mm512_xor_si512(d[5], flip);
+    const __m512i d20 = _mm512_sub_epi8(d[2], d[0]), d42 = _mm512_sub_epi8(d[4], d[2]);
+    const __m512i d31 = _mm512_sub_epi8(d[3], d[1]), d53 = _mm512_sub_epi8(d[5], d[3]), two = twice(d31);
+    const __m512i even = _mm512_sub_epi8(d[4], twice(twice(d[2]))), odd = _mm512_sub_epi8(d[3], twice(twice(d[1])));
+    r[0] = _mm512_sub_epi8(d42, twice(twice(d20))), r[5] = _mm512_sub_epi8(d53, twice(two));
+    r[1] = _mm512_add_epi8(even, odd), r[2] = _mm512_sub_epi8(even, odd);
+    r[3] = _mm512_add_epi8(d42, two), r[4] = _mm512_sub_epi8(d42, two);
 }
 
 INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])

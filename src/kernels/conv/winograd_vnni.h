@@ -12,8 +12,8 @@
  *   OUT_Y, OUT_X, ROWS          size of a tile of the output, of which the second is 2; rows of a tile of the input, OUT_Y + 2
  *   PARTS, PART(row, column)    values of a tile, 4 ROWS, and their order: columns 1, 2, 0, 3
  *   static void weights_of(const int8_t *g, size_t step, int *u)   3x3 weights g[i * step] to PARTS values
- *   INLINE void input_of(const uint8_t *in, size_t pitch, size_t pixel, __mmask64 m, uint8_t *v, size_t part)
- *                               64 channels of a tile to V + 128, part after part
+ *   INLINE void rows_of(const uint8_t *in, size_t pitch, __mmask64 m, __m512i flip, __m512i r[ROWS])
+ *                               64 channels of a column of a tile, transformed; each plus 128 where flip is 128 and not 0
  *   INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])   ROWS sums to a column of the output, times ...
  *   INLINE __m512i whole_of(__m512i y, const int row)                           ... what this divides by, once columns are added */
 #include "base/cpu.h"
@@ -89,28 +89,49 @@ static size_t scratch_size(const bwk_conv_spec *s)
     return g.strip_bytes + (size_t)g.group * (g.v_bytes + g.sum_bytes + g.out_bytes);
 }
 
-/* V + 128 of tiles first .. first + n - 1 of a strip, numbered row by row: v [PARTS][n][values]. */
-static void transform(const geometry *g, const uint8_t *strip, int first, int n, uint8_t *v)
+/* A block: ny rows of nx tiles, from column x of the tiles and row y of those of a strip. It gives `rows` rows of output from `row`. */
+typedef struct tiles {
+    int x, y, nx, ny, row, rows;
+} tiles;
+
+/* V + 128 of up to 64 channels. Neighbours share two columns. The transform along the columns makes r0 - r2, r1 + r2, r2 - r1 and r1 - r3
+ * of them: modulo 256, adding 128 to the first two columns or to the last two adds it to all four. So tiles take these in turn, and
+ * shared columns serve as they are. */
+INLINE void transform_some(const geometry *g, const uint8_t *strip, const tiles *t, __mmask64 m, uint8_t *v)
 {
-    const size_t pixel = (size_t)g->strip.channel, pitch = (size_t)g->strip.width * pixel, part = (size_t)n * g->values;
-    for (int i = 0; i < n; i++) {
-        const size_t y = (size_t)((first + i) / g->tiles_x * OUT_Y), x = (size_t)((first + i) % g->tiles_x * OUT_X);
-        const uint8_t *in = strip + y * pitch + x * pixel;
-        uint8_t *to = v + (size_t)i * g->values;
-        size_t c = 0;
-        for (; c + 64 <= g->values; c += 64) input_of(in + c, pitch, pixel, ~(__mmask64)0, to + c, part);
-        if (c < g->values) input_of(in + c, pitch, pixel, ((__mmask64)1 << (g->values - c)) - 1, to + c, part);
+    const size_t pixel = (size_t)g->strip.channel, pitch = (size_t)g->strip.width * pixel;
+    const size_t part = (size_t)(t->nx * t->ny) * g->values;
+    const __m512i flip = _mm512_set1_epi8(-128);
+    for (int y = t->y; y < t->y + t->ny; y++) {
+        const uint8_t *in = strip + (size_t)(y * OUT_Y) * pitch + (size_t)(t->x * OUT_X) * pixel;
+        __m512i r[4][ROWS], next = flip;
+        rows_of(in, pitch, m, flip, r[2]);
+        rows_of(in + pixel, pitch, m, flip, r[3]);
+        for (int x = 0; x < t->nx; x++, in += OUT_X * pixel, v += g->values) {
+            next = _mm512_xor_si512(next, flip);
+            UNROLL for (int k = 0; k < ROWS; k++) r[0][k] = r[2][k], r[1][k] = r[3][k];
+            rows_of(in + 2 * pixel, pitch, m, next, r[2]);
+            rows_of(in + 3 * pixel, pitch, m, next, r[3]);
+            UNROLL for (size_t k = 0; k < ROWS; k++)
+            {
+                _mm512_mask_storeu_epi8(v + PART(k, 0) * part, m, _mm512_sub_epi8(r[0][k], r[2][k]));
+                _mm512_mask_storeu_epi8(v + PART(k, 1) * part, m, _mm512_add_epi8(r[1][k], r[2][k]));
+                _mm512_mask_storeu_epi8(v + PART(k, 2) * part, m, _mm512_sub_epi8(r[2][k], r[1][k]));
+                _mm512_mask_storeu_epi8(v + PART(k, 3) * part, m, _mm512_sub_epi8(r[1][k], r[3][k]));
+            }
+        }
     }
 }
 
-/* Where sums go: those of tiles first .. first + n - 1 of the strip whose first output row is y and last is y + rows - 1. */
-typedef struct target {
-    int y, rows, first, n;
-    bwk_store *store;
-    void *arg;
-} target;
+/* All channels: v [PARTS][tiles][values]. */
+static void transform(const geometry *g, const uint8_t *strip, const tiles *t, uint8_t *v)
+{
+    size_t c = 0;
+    for (; c + 64 <= g->values; c += 64) transform_some(g, strip + c, t, ~(__mmask64)0, v + c);
+    if (c < g->values) transform_some(g, strip + c, t, ((__mmask64)1 << (g->values - c)) - 1, v + c);
+}
 
-/* A phase takes the sums of some columns of a tile to its output [OUT_Y][n tiles][OUT_X][32]: 0 of columns 1 and 2, 1 of 0, 2 of 3. */
+/* A phase takes the sums of some columns of a tile to its output, rows of which are `row` apart: 0 of columns 1 and 2, 1 of 0, 2 of 3. */
 INLINE void output_of(const int32_t *sums, size_t part, int32_t *out, size_t row, const int phase)
 {
     __m512i a[OUT_Y], b[OUT_Y];
@@ -128,47 +149,53 @@ INLINE void output_of(const int32_t *sums, size_t part, int32_t *out, size_t row
     }
 }
 
-INLINE void outputs(const int32_t *sums, int n, int halves, int32_t *out, const int phase)
+/* out: the pixels of a block, row by row, [32] each. */
+INLINE void outputs(const int32_t *sums, const tiles *t, int halves, int32_t *out, const int phase)
 {
-    const size_t part = (size_t)n * LANES;
-    for (int i = 0; i < n; i++)
-        for (int h = 0; h < halves; h++)
-            output_of(sums + (size_t)i * LANES + 16 * h, part, out + (size_t)i * (OUT_X * LANES) + 16 * h, part * OUT_X, phase);
+    const size_t part = (size_t)(t->nx * t->ny) * LANES, row = (size_t)t->nx * (OUT_X * LANES);
+    for (int y = 0; y < t->ny; y++, out += (OUT_Y - 1) * row)
+        for (int x = 0; x < t->nx; x++, sums += LANES, out += OUT_X * LANES)
+            for (int h = 0; h < halves; h++) output_of(sums + 16 * h, part, out + 16 * h, row, phase);
 }
 
-static void output_phase(const int32_t *sums, int n, int halves, int32_t *out, int phase)
+static void output_phase(const int32_t *sums, const tiles *t, int halves, int32_t *out, int phase)
 {
     if (phase == 0)
-        outputs(sums, n, halves, out, 0);
+        outputs(sums, t, halves, out, 0);
     else if (phase == 1)
-        outputs(sums, n, halves, out, 1);
+        outputs(sums, t, halves, out, 1);
     else
-        outputs(sums, n, halves, out, 2);
+        outputs(sums, t, halves, out, 2);
 }
 
-/* 32 channels from o to the store, row by row of each row of tiles. */
-static void deliver(const bwk_conv_spec *s, const geometry *g, const target *t, int o, const int32_t *out)
+/* Where sums go. */
+typedef struct target {
+    bwk_store *store;
+    void *arg;
+} target;
+
+/* 32 channels from o to the store: all at once where a block is as wide as the map, otherwise row by row. */
+static void deliver(const bwk_conv_spec *s, const target *to, const tiles *t, int o, const int32_t *out)
 {
-    const size_t row = (size_t)t->n * OUT_X * LANES;
-    const int channels = s->oc - o < LANES ? s->oc - o : LANES;
-    for (int i = 0, n; i < t->n; i += n) {
-        const int tile = t->first + i, x = tile % g->tiles_x, y = tile / g->tiles_x * OUT_Y;
-        n = g->tiles_x - x < t->n - i ? g->tiles_x - x : t->n - i;
-        const int left = s->ow - x * OUT_X, pixels = left < n * OUT_X ? left : n * OUT_X;
-        const int32_t *from = out + (size_t)i * OUT_X * LANES;
-        for (int r = 0; r < OUT_Y && y + r < t->rows; r++, from += row)
-            t->store(t->arg, (t->y + y + r) * s->ow + x * OUT_X, pixels, o, channels, from, LANES);
+    const int width = t->nx * OUT_X, first = t->x * OUT_X, left = s->ow - first,
+              channels = s->oc - o < LANES ? s->oc - o : LANES;
+    if (width == s->ow) {
+        to->store(to->arg, t->row * s->ow, t->rows * s->ow, o, channels, out, LANES);
+        return;
     }
+    for (int r = 0; r < t->rows; r++, out += (size_t)width * LANES)
+        to->store(to->arg, (t->row + r) * s->ow + first, left < width ? left : width, o, channels, out, LANES);
 }
 
 /* Products of all blocks of a group and all channels. */
-static void multiply(const bwk_conv_spec *s, const geometry *g, const void *packed, const target *group, int n_group,
-                     const uint8_t *v, int32_t *sums, int32_t *out)
+static void multiply(const bwk_conv_spec *s, const geometry *g, const void *packed, const tiles *group, int n_group,
+                     const uint8_t *v, int32_t *sums, const target *to)
 {
     static const size_t columns[] = {2, 1, 1}; /* of a phase */
     const int32_t *start = packed;
     const int8_t *u = (const int8_t *)(start + PARTS * g->lanes);
-    const size_t sums_of = g->sum_bytes / sizeof *sums, out_of = g->out_bytes / sizeof *out; /* a block */
+    const size_t sums_of = g->sum_bytes / sizeof *sums, out_of = g->out_bytes / sizeof *sums; /* a block */
+    int32_t *out = sums + (size_t)g->group * sums_of;
     for (size_t o = 0; o < g->lanes; o += LANES) {
         const int halves = g->lanes - o >= LANES ? 2 : 1;
         bwk_block j = {
@@ -177,37 +204,50 @@ static void multiply(const bwk_conv_spec *s, const geometry *g, const void *pack
         for (int phase = 0; phase < 3; first += columns[phase++] * ROWS) {
             for (size_t k = 0; k < columns[phase] * ROWS; k++, j.w += g->values * (size_t)(16 * halves), j.start += 16 * halves)
                 for (size_t i = 0; i < (size_t)n_group; i++) {
-                    const size_t n = (size_t)group[i].n;
+                    const size_t n = (size_t)(group[i].nx * group[i].ny);
                     const uint8_t *a = v + i * g->v_bytes + (first + k) * n * g->values;
                     bwk_blocks_vnni[n - 1][halves - 1](&j, a, a + (n + 1) / 2 * g->values, sums + i * sums_of + k * n * LANES);
                 }
             for (size_t i = 0; i < (size_t)n_group; i++)
-                output_phase(sums + i * sums_of, group[i].n, halves, out + i * out_of, phase);
+                output_phase(sums + i * sums_of, &group[i], halves, out + i * out_of, phase);
         }
-        for (size_t i = 0; i < (size_t)n_group; i++) deliver(s, g, &group[i], (int)o, out + i * out_of);
+        for (size_t i = 0; i < (size_t)n_group; i++) deliver(s, to, &group[i], (int)o, out + i * out_of);
     }
+}
+
+/* The size of piece i of n, cut into pieces of about equal size that are `most` or less. */
+static inline int piece(int n, int most, int i)
+{
+    const int count = (n + most - 1) / most;
+    return n * (i + 1) / count - n * i / count;
 }
 
 static void run(const bwk_conv_spec *s, const void *packed, const void *x, int row, int rows, void *scratch, bwk_store *store,
                 void *arg)
 {
     const geometry g = geometry_of(s);
+    const target to = {store, arg};
     uint8_t *strip = scratch, *v = strip + g.strip_bytes;
-    int32_t *sums = (int32_t *)(v + (size_t)g.group * g.v_bytes),
-            *out = (int32_t *)((uint8_t *)sums + (size_t)g.group * g.sum_bytes);
+    int32_t *sums = (int32_t *)(v + (size_t)g.group * g.v_bytes);
+    const int most_y = g.tiles_x < TILES ? TILES / g.tiles_x : 1; /* rows of tiles of a block */
     for (int y = row, end = row + rows; y < end; y += g.rows) {
-        target t = {.y = y, .rows = end - y < g.rows ? end - y : g.rows, .store = store, .arg = arg};
-        const int tiles_y = (t.rows + OUT_Y - 1) / OUT_Y, tiles = tiles_y * g.tiles_x, blocks = (tiles + TILES - 1) / TILES;
+        const int n = end - y < g.rows ? end - y : g.rows, tiles_y = (n + OUT_Y - 1) / OUT_Y;
         bwk_strip_fill(&g.strip, s, x, y - s->pad, tiles_y * OUT_Y + 2, strip);
-        for (int b = 0; b < blocks; b += g.group) {
-            const int n_group = blocks - b < g.group ? blocks - b : g.group;
-            target group[GROUP];
-            for (int i = 0; i < n_group; i++, t.first += t.n) {
-                t.n = (tiles - t.first + blocks - b - i - 1) / (blocks - b - i);
-                group[i] = t;
-                transform(&g, strip, t.first, t.n, v + (size_t)i * g.v_bytes);
+        tiles group[GROUP], t = {0};
+        int n_group = 0;
+        for (int i = 0; t.y < tiles_y; i++, t.y += t.ny) {
+            t.ny = piece(tiles_y, most_y, i);
+            t.row = y + t.y * OUT_Y, t.rows = n - t.y * OUT_Y < t.ny * OUT_Y ? n - t.y * OUT_Y : t.ny * OUT_Y;
+            t.x = 0;
+            for (int k = 0; t.x < g.tiles_x; k++, t.x += t.nx) {
+                t.nx = piece(g.tiles_x, TILES, k);
+                transform(&g, strip, &t, v + (size_t)n_group * g.v_bytes);
+                group[n_group++] = t;
+                if (n_group < g.group) continue;
+                multiply(s, &g, packed, group, n_group, v, sums, &to);
+                n_group = 0;
             }
-            multiply(s, &g, packed, group, n_group, v, sums, out);
         }
+        if (n_group) multiply(s, &g, packed, group, n_group, v, sums, &to);
     }
 }
