@@ -23,14 +23,14 @@ INLINE void four(__m512i sum[][2], const uint8_t *a, const uint8_t *b, size_t px
 }
 
 /* Two steps at a time: the additions of a loop would take slots from the products. */
-INLINE void block(const bwk_block *j, const uint8_t *a, const uint8_t *b, int32_t *acc, const int n, const int halves)
+INLINE const int8_t *part(const bwk_block *j, const uint8_t *a, const uint8_t *b, const int8_t *w, const int32_t *start,
+                          int32_t *acc, const int n, const int halves)
 {
-    const int8_t *w = j->w;
     const size_t px = j->pixel, step = j->step;
     __m512i sum[BWK_PIXELS][2];
     UNROLL for (int i = 0; i < n; i++)
     {
-        UNROLL for (int h = 0; h < halves; h++) sum[i][h] = _mm512_load_si512(j->start + 16 * h);
+        UNROLL for (int h = 0; h < halves; h++) sum[i][h] = _mm512_load_si512(start + 16 * h);
     }
     for (int ky = 0; ky < j->kh; ky++, a += j->pitch, b += j->pitch) {
         size_t k = 0;
@@ -47,6 +47,15 @@ INLINE void block(const bwk_block *j, const uint8_t *a, const uint8_t *b, int32_
     {
         UNROLL for (int h = 0; h < halves; h++) _mm512_store_si512(acc + (size_t)i * BWK_LANES + 16 * h, sum[i][h]);
     }
+    return w;
+}
+
+INLINE void block(const bwk_block *j, const uint8_t *a, const uint8_t *b, int32_t *acc, const int n, const int halves)
+{
+    const int8_t *w = j->w;
+    const int32_t *start = j->start;
+    for (int p = 0; p < j->parts; p++, a += j->part, b += j->part, start += 16 * halves, acc += n * BWK_LANES)
+        w = part(j, a, b, w, start, acc, n, halves);
 }
 
 #define NARROW(n)                                                                                                              \

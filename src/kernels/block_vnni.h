@@ -10,16 +10,17 @@ enum {
     BWK_LANES = 32      /* channels of a block, and int32 between the sums of one pixel and of the next */
 };
 
-/* A pixel's bytes are `kh` runs of `step` bytes; step is a multiple of 4. */
+/* `parts` times the same with other operands. A pixel's bytes are `kh` runs of `step` bytes; step is a multiple of 4. */
 typedef struct bwk_block {
-    const int8_t *w;      /* [kh][step / 4][half][16][4], 64-byte aligned */
-    const int32_t *start; /* [half][16]: where sums start, 64-byte aligned */
+    const int8_t *w;      /* [parts][kh][step / 4][half][16][4], 64-byte aligned */
+    const int32_t *start; /* [parts][half][16]: where sums start, 64-byte aligned */
     size_t step, pitch;   /* bytes: of a run, from one run to the next */
     size_t pixel;         /* bytes from one pixel to the next */
-    int kh;
+    size_t part;          /* bytes from the pixels of one part to those of the next */
+    int kh, parts;
 } bwk_block;
 
-/* The first (n + 1) / 2 of n pixels begin at a, the others at b. acc [n][32], 64-byte aligned. */
+/* The first (n + 1) / 2 of n pixels begin at a, the others at b. acc [parts][n][32], 64-byte aligned. */
 typedef void bwk_block_fn(const bwk_block *j, const uint8_t *a, const uint8_t *b, int32_t *acc);
 /* [n - 1][halves - 1] is the function for n pixels and halves * 16 channels. */
 extern bwk_block_fn *const bwk_blocks_vnni[BWK_PIXELS][2];

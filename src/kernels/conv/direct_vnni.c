@@ -142,7 +142,8 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
                    .step = g.step,
                    .pitch = (size_t)(g.direct ? s->iw : g.strip.width) * s->ic,
                    .pixel = (size_t)s->stride * s->ic,
-                   .kh = s->kh};
+                   .kh = s->kh,
+                   .parts = 1};
     for (int y = row; y < row + rows; y += g.rows) {
         const int n = row + rows - y < g.rows ? row + rows - y : g.rows, first = y * s->stride - s->pad;
         const uint8_t *in = (const uint8_t *)x + (g.direct ? (size_t)first * j.pitch : 0);

@@ -202,12 +202,17 @@ static void multiply(const bwk_conv_spec *s, const geometry *g, const void *pack
             .step = g->values, .pixel = g->values, .kh = 1, .w = u + PARTS * o * g->values, .start = start + PARTS * o};
         size_t first = 0;
         for (int phase = 0; phase < 3; first += columns[phase++] * ROWS) {
-            for (size_t k = 0; k < columns[phase] * ROWS; k++, j.w += g->values * (size_t)(16 * halves), j.start += 16 * halves)
+            /* One part after the other where blocks share its weights. */
+            j.parts = n_group > 1 ? 1 : (int)(columns[phase] * ROWS);
+            for (size_t k = 0; k < columns[phase] * ROWS; k += (size_t)j.parts) {
                 for (size_t i = 0; i < (size_t)n_group; i++) {
                     const size_t n = (size_t)(group[i].nx * group[i].ny);
                     const uint8_t *a = v + i * g->v_bytes + (first + k) * n * g->values;
+                    j.part = n * g->values;
                     bwk_blocks_vnni[n - 1][halves - 1](&j, a, a + (n + 1) / 2 * g->values, sums + i * sums_of + k * n * LANES);
                 }
+                j.w += (size_t)j.parts * g->values * (size_t)(16 * halves), j.start += j.parts * 16 * halves;
+            }
             for (size_t i = 0; i < (size_t)n_group; i++)
                 output_phase(sums + i * sums_of, &group[i], halves, out + i * out_of, phase);
         }
