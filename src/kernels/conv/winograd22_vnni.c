@@ -7,8 +7,7 @@
  * 4 lo and 4 hi, and within 2 (hi - lo); every |U| <= 9 max|g|. So V fits int8 for unsigned codes of 5 bits (124) and signed ones of 6
  * (-128), and U for weights of 4 bits (72). The sums are 4 times the output, exactly. */
 #if defined(__x86_64__)
-#include <immintrin.h>
-#include <stdint.h>
+#include "kernels/conv/some_avx512.h"
 
 #define INLINE            static inline __attribute__((always_inline))
 #define UNROLL            _Pragma("GCC unroll 16")
@@ -32,10 +31,10 @@ static void weights_of(const int8_t *g, size_t step, int *u)
 }
 
 /* Adding 128 to d0 and d1 adds it, modulo 256, to all four. */
-INLINE void rows_of(const uint8_t *in, size_t pitch, __mmask64 m, __m512i flip, __m512i r[ROWS])
+INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
 {
     __m512i d[4];
-    UNROLL for (size_t i = 0; i < 4; i++) d[i] = _mm512_maskz_loadu_epi8(m, in + i * pitch);
+    UNROLL for (size_t i = 0; i < 4; i++) d[i] = bwk_load(in + i * pitch, n);
     d[0] = _mm512_xor_si512(d[0], flip), d[1] = _mm512_xor_si512(d[1], flip);
     r[0] = _mm512_sub_epi8(d[0], d[2]), r[1] = _mm512_add_epi8(d[1], d[2]);
     r[2] = _mm512_sub_epi8(d[2], d[1]), r[3] = _mm512_sub_epi8(d[1], d[3]);

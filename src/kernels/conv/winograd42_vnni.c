@@ -10,8 +10,7 @@
  * -112 to 70, for signed ones within 76. Every |U| <= (1 + 2 + 4) * 3 max|g|, 84 for weights of 3 bits. Both fit int8.
  * The sums are 48, 24, 12 and 12 times the output: a shift, and the factor 3 by its inverse modulo 2^32, leave it exactly. */
 #if defined(__x86_64__)
-#include <immintrin.h>
-#include <stdint.h>
+#include "kernels/conv/some_avx512.h"
 
 #define INLINE            static inline __attribute__((always_inline))
 #define UNROLL            _Pragma("GCC unroll 16")
@@ -41,10 +40,10 @@ INLINE __m512i twice(__m512i x)
 }
 
 /* Adding 128 to d4 and d5 adds it, modulo 256, to all six. */
-INLINE void rows_of(const uint8_t *in, size_t pitch, __mmask64 m, __m512i flip, __m512i r[ROWS])
+INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
 {
     __m512i d[6];
-    UNROLL for (size_t i = 0; i < 6; i++) d[i] = _mm512_maskz_loadu_epi8(m, in + i * pitch);
+    UNROLL for (size_t i = 0; i < 6; i++) d[i] = bwk_load(in + i * pitch, n);
     d[4] = _mm512_xor_si512(d[4], flip), d[5] = _mm512_xor_si512(d[5], flip);
     const __m512i d20 = _mm512_sub_epi8(d[2], d[0]), d42 = _mm512_sub_epi8(d[4], d[2]);
     const __m512i d31 = _mm512_sub_epi8(d[3], d[1]), d53 = _mm512_sub_epi8(d[5], d[3]), two = twice(d31);

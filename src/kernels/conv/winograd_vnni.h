@@ -12,7 +12,7 @@
  *   OUT_Y, OUT_X, ROWS          size of a tile of the output, of which the second is 2; rows of a tile of the input, OUT_Y + 2
  *   PARTS, PART(row, column)    values of a tile, 4 ROWS, and their order: columns 1, 2, 0, 3
  *   static void weights_of(const int8_t *g, size_t step, int *u)   3x3 weights g[i * step] to PARTS values
- *   INLINE void rows_of(const uint8_t *in, size_t pitch, __mmask64 m, __m512i flip, __m512i r[ROWS])
+ *   INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
  *                               64 channels of a column of a tile, transformed; each plus 128 where flip is 128 and not 0
  *   INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])   ROWS sums to a column of the output, times ...
  *   INLINE __m512i whole_of(__m512i y, const int row)                           ... what this divides by, once columns are added */
@@ -97,7 +97,7 @@ typedef struct tiles {
 /* V + 128 of up to 64 channels. Neighbours share two columns. The transform along the columns makes r0 - r2, r1 + r2, r2 - r1 and r1 - r3
  * of them: modulo 256, adding 128 to the first two columns or to the last two adds it to all four. So tiles take these in turn, and
  * shared columns serve as they are. */
-INLINE void transform_some(const geometry *g, const uint8_t *strip, const tiles *t, __mmask64 m, uint8_t *v)
+INLINE void transform_some(const geometry *g, const uint8_t *strip, const tiles *t, const bwk_some n, uint8_t *v)
 {
     const size_t pixel = (size_t)g->strip.channel, pitch = (size_t)g->strip.width * pixel;
     const size_t part = (size_t)(t->nx * t->ny) * g->values;
@@ -105,19 +105,19 @@ INLINE void transform_some(const geometry *g, const uint8_t *strip, const tiles 
     for (int y = t->y; y < t->y + t->ny; y++) {
         const uint8_t *in = strip + (size_t)(y * OUT_Y) * pitch + (size_t)(t->x * OUT_X) * pixel;
         __m512i r[4][ROWS], next = flip;
-        rows_of(in, pitch, m, flip, r[2]);
-        rows_of(in + pixel, pitch, m, flip, r[3]);
+        rows_of(in, pitch, n, flip, r[2]);
+        rows_of(in + pixel, pitch, n, flip, r[3]);
         for (int x = 0; x < t->nx; x++, in += OUT_X * pixel, v += g->values) {
             next = _mm512_xor_si512(next, flip);
             UNROLL for (int k = 0; k < ROWS; k++) r[0][k] = r[2][k], r[1][k] = r[3][k];
-            rows_of(in + 2 * pixel, pitch, m, next, r[2]);
-            rows_of(in + 3 * pixel, pitch, m, next, r[3]);
+            rows_of(in + 2 * pixel, pitch, n, next, r[2]);
+            rows_of(in + 3 * pixel, pitch, n, next, r[3]);
             UNROLL for (size_t k = 0; k < ROWS; k++)
             {
-                _mm512_mask_storeu_epi8(v + PART(k, 0) * part, m, _mm512_sub_epi8(r[0][k], r[2][k]));
-                _mm512_mask_storeu_epi8(v + PART(k, 1) * part, m, _mm512_add_epi8(r[1][k], r[2][k]));
-                _mm512_mask_storeu_epi8(v + PART(k, 2) * part, m, _mm512_sub_epi8(r[2][k], r[1][k]));
-                _mm512_mask_storeu_epi8(v + PART(k, 3) * part, m, _mm512_sub_epi8(r[1][k], r[3][k]));
+                bwk_save(v + PART(k, 0) * part, n, _mm512_sub_epi8(r[0][k], r[2][k]));
+                bwk_save(v + PART(k, 1) * part, n, _mm512_add_epi8(r[1][k], r[2][k]));
+                bwk_save(v + PART(k, 2) * part, n, _mm512_sub_epi8(r[2][k], r[1][k]));
+                bwk_save(v + PART(k, 3) * part, n, _mm512_sub_epi8(r[1][k], r[3][k]));
             }
         }
     }
@@ -127,8 +127,11 @@ INLINE void transform_some(const geometry *g, const uint8_t *strip, const tiles 
 static void transform(const geometry *g, const uint8_t *strip, const tiles *t, uint8_t *v)
 {
     size_t c = 0;
-    for (; c + 64 <= g->values; c += 64) transform_some(g, strip + c, t, ~(__mmask64)0, v + c);
-    if (c < g->values) transform_some(g, strip + c, t, ((__mmask64)1 << (g->values - c)) - 1, v + c);
+    for (; c + 64 <= g->values; c += 64) transform_some(g, strip + c, t, (bwk_some){BWK_WHOLE, 0}, v + c);
+    if (c + 32 == g->values)
+        transform_some(g, strip + c, t, (bwk_some){BWK_HALF, 0}, v + c);
+    else if (c < g->values)
+        transform_some(g, strip + c, t, (bwk_some){BWK_MASKED, ((__mmask64)1 << (g->values - c)) - 1}, v + c);
 }
 
 /* A phase takes the sums of some columns of a tile to its output, rows of which are `row` apart: 0 of columns 1 and 2, 1 of 0, 2 of 3. */
