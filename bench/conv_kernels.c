@@ -14,16 +14,18 @@
 
 static const struct shape {
     const char *name;
-    int ic, oc, map, kernel, stride;
-} shapes[] = {{"16@32", 16, 16, 32, 3, 1},      {"32@16", 32, 32, 16, 3, 1},       {"64@8", 64, 64, 8, 3, 1},
-              {"64@56", 64, 64, 56, 3, 1},      {"128@28", 128, 128, 28, 3, 1},    {"256@14", 256, 256, 14, 3, 1},
-              {"512@7", 512, 512, 7, 3, 1},     {"3>16@32", 3, 16, 32, 3, 1},      {"16>32@32/2", 16, 32, 32, 3, 2},
-              {"3>64@224/2", 3, 64, 224, 7, 2}, {"1x1:192@28", 192, 32, 28, 1, 1}, {"1x1:64@56", 64, 128, 56, 1, 2}};
+    int ic, oc, map, kernel, stride, groups;
+} shapes[] = {
+    {"16@32", 16, 16, 32, 3, 1, 1},        {"32@16", 32, 32, 16, 3, 1, 1},       {"64@8", 64, 64, 8, 3, 1, 1},
+    {"64@56", 64, 64, 56, 3, 1, 1},        {"128@28", 128, 128, 28, 3, 1, 1},    {"256@14", 256, 256, 14, 3, 1, 1},
+    {"512@7", 512, 512, 7, 3, 1, 1},       {"3>16@32", 3, 16, 32, 3, 1, 1},      {"16>32@32/2", 16, 32, 32, 3, 2, 1},
+    {"3>64@224/2", 3, 64, 224, 7, 2, 1},   {"1x1:192@28", 192, 32, 28, 1, 1, 1}, {"1x1:64@56/2", 64, 128, 56, 1, 2, 1},
+    {"dw:192@28", 192, 192, 28, 3, 1, 192}};
 /* Bits of activations and weights. */
 static const int widths[][2] = {{8, 8}, {4, 4}, {3, 3}, {2, 2}, {2, 1}, {1, 1}};
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
-enum { MAX_THREADS = 64, MAX_CELLS = 64, ROUNDS = 25 };
+enum { MAX_CELLS = 64, ROUNDS = 25 };
 
 /* A kernel at work, or oneDNN where k is NULL. */
 typedef struct cell {
@@ -51,7 +53,7 @@ static void *codes(size_t n, int lo, int hi)
 static bwk_conv_spec spec_of(const struct shape *h, const int *width)
 {
     bwk_conv_spec s = {.ih = h->map, .iw = h->map, .ic = h->ic, .oc = h->oc, .kh = h->kernel, .kw = h->kernel};
-    s.stride = h->stride, s.pad = h->kernel / 2, s.groups = 1, s.abits = width[0], s.wbits = width[1];
+    s.stride = h->stride, s.pad = h->kernel / 2, s.groups = h->groups, s.abits = width[0], s.wbits = width[1];
     s.oh = s.ow = (s.ih + 2 * s.pad - s.kh) / s.stride + 1;
     return s;
 }
@@ -60,7 +62,7 @@ static bwk_conv_spec spec_of(const struct shape *h, const int *width)
 static int8_t *operands(cell *c)
 {
     const bwk_conv_spec *s = &c->s;
-    const size_t n_w = (size_t)s->oc * s->kh * s->kw * s->ic;
+    const size_t n_w = (size_t)s->oc * s->kh * s->kw * (s->ic / s->groups);
     const int hi = s->wbits == 1 ? 1 : (1 << (s->wbits - 1)) - 1;
     int8_t *w = codes(n_w, s->wbits == 1 ? 0 : -hi - 1, hi);
     for (size_t i = 0; s->wbits == 1 && i < n_w; i++) w[i] = (int8_t)(2 * w[i] - 1);
@@ -116,7 +118,11 @@ static dnnl_status_t onednn_make(cell *c)
     TRY(dnnl_stream_create(&c->stream, c->engine, dnnl_stream_default_flags));
     conv.engine = c->engine;
     TRY(dnn_md_make(&conv.src, 4, src, dnnl_u8, dnnl_nhwc));
-    TRY(dnn_md_make(&conv.weights, 4, w, dnnl_s8, dnnl_format_tag_any));
+    if (s->groups > 1) {
+        const dnnl_dims_t grouped = {s->groups, s->oc / s->groups, s->ic / s->groups, s->kh, s->kw};
+        TRY(dnn_md_make(&conv.weights, 5, grouped, dnnl_s8, dnnl_format_tag_any));
+    } else
+        TRY(dnn_md_make(&conv.weights, 4, w, dnnl_s8, dnnl_format_tag_any));
     TRY(dnn_md_make(&conv.dst, 4, dst, dnnl_u8, dnnl_nhwc));
     TRY(dnnl_primitive_attr_create(&attr));
     TRY(dnnl_post_ops_create(&ops));
@@ -209,7 +215,7 @@ static dnnl_status_t shape_time(const struct shape *h, double turn, int threads)
             kernel_make(&cells[n++], threads);
         }
     measure(cells, n, turn, threads);
-    const double ops = 2.0 * h->oc * h->ic * h->kernel * h->kernel * cells[0].s.oh * cells[0].s.ow;
+    const double ops = 2.0 * h->oc * (h->ic / cells[0].s.groups) * h->kernel * h->kernel * cells[0].s.oh * cells[0].s.ow;
     for (int i = 0; i < n; i++) {
         const cell *c = &cells[i];
         if (c->k)
