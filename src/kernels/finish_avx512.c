@@ -37,6 +37,10 @@ INLINE void put_codes(const __m512i *whole, const place w, uint8_t *to, size_t s
     const __m512i lanes = is_signed ? _mm512_packs_epi16(a, b) : _mm512_packus_epi16(a, b);
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i rows = _mm512_permutexvar_epi32(order, lanes);
+    if (stride == (w.wide ? 32 : 16)) { /* the map has no other channels */
+        _mm512_storeu_si512(to, rows);
+        return;
+    }
     if (w.wide) {
         _mm256_storeu_si256((__m256i *)to, _mm512_castsi512_si256(rows));
         _mm256_storeu_si256((__m256i *)(to + stride), _mm512_extracti64x4_epi64(rows, 1));
@@ -57,6 +61,7 @@ typedef struct lane {
 typedef struct form {
     bool mul, window, bias, norm, residual, relu, real;
     bool sub, add, low; /* of codes: whether they need the subtraction, the addition, the lower limit */
+    bool zero;          /* in place of a ReLU that only codes would see: packing to uint8 makes 0 of what is less */
     int codes;
 } form;
 
@@ -100,8 +105,9 @@ INLINE void values_of(const bwk_finish *f, const form o, const place w, const la
         EACH v[i] = _mm512_mul_ps(v[i], _mm512_set1_ps(q->mul));
         if (o.add) EACH v[i] = _mm512_add_ps(v[i], _mm512_set1_ps(q->add));
         if (o.low) EACH v[i] = _mm512_max_ps(v[i], _mm512_set1_ps(q->lo));
+        if (o.zero && (n != 4 || w.m != 0xffff)) EACH v[i] = _mm512_max_ps(_mm512_setzero_ps(), v[i]); /* not packed */
         EACH whole[i] = _mm512_cvtps_epi32(_mm512_min_ps(v[i], _mm512_set1_ps(q->hi)));
-        put_codes(whole, w, (uint8_t *)q->to + at, row, q->lo < 0);
+        put_codes(whole, w, (uint8_t *)q->to + at, row, !o.zero && q->lo < 0);
     }
 }
 
@@ -153,11 +159,11 @@ void bwk_finish_avx512(void *arg, int pixel, int pixels, int channel, int channe
     f.channels = given->channels, f.scale = given->scale, f.a = given->a, f.b = given->b;
     f.residual = given->residual, f.real = given->real, f.codes[0] = given->codes[0];
     if (!o.residual && !o.real)
-        finish(&f, (form){.norm = 1, .relu = 1, .codes = 1}, pixel, pixels, channel, channels, acc, stride);
+        finish(&f, (form){.norm = 1, .zero = 1, .codes = 1}, pixel, pixels, channel, channels, acc, stride);
     else if (!o.residual)
         finish(&f, (form){.norm = 1, .relu = 1, .codes = 1, .real = 1}, pixel, pixels, channel, channels, acc, stride);
     else if (!o.real)
-        finish(&f, (form){.norm = 1, .relu = 1, .codes = 1, .residual = 1}, pixel, pixels, channel, channels, acc, stride);
+        finish(&f, (form){.norm = 1, .zero = 1, .codes = 1, .residual = 1}, pixel, pixels, channel, channels, acc, stride);
     else
         finish(&f, (form){.norm = 1, .relu = 1, .codes = 1, .residual = 1, .real = 1}, pixel, pixels, channel, channels, acc,
                stride);

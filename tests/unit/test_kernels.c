@@ -414,11 +414,14 @@ static void test_finish(void **state)
         const int how = (int)(run % 3);
         bwk_finish f = {.sum_mul = how < 2 ? 1 + (int)bwi_rng_below(&r, 3) : 1,
                         .scale = how == 1 ? 0.5f : uniform(&r, -0.1, 0.1)};
-        f.channels = 1 + (int)bwi_rng_below(&r, CHANNELS);
+        /* The forms that have code of their own, at maps of as many channels as a store has bytes or any number. */
+        const bool usual = bwi_rng_below(&r, 2);
+        f.channels = bwi_rng_below(&r, 2) ? PICK(&r, 16, 32, 64) : 1 + (int)bwi_rng_below(&r, CHANNELS);
         if (how < 2 && bwi_rng_below(&r, 2)) f.window = window, f.sum_add = (int)bwi_rng_below(&r, 9) - 4;
         if (bwi_rng_below(&r, 2)) f.bias = bias;
         if (bwi_rng_below(&r, 2)) f.a = a, f.b = b;
         f.relu = bwi_rng_below(&r, 2);
+        if (usual) f.sum_mul = 1, f.window = NULL, f.sum_add = 0, f.bias = NULL, f.a = a, f.b = b, f.relu = true;
         const bool with_residual = bwi_rng_below(&r, 2), in_place = bwi_rng_below(&r, 2), with_real = bwi_rng_below(&r, 3);
         /* Products and sums of the largest values would not be numbers. */
         fill_floats(&r, how % 2, a, CHANNELS), fill_floats(&r, how % 2, b, CHANNELS);
@@ -426,7 +429,7 @@ static void test_finish(void **state)
         fill_floats(&r, f.a || f.bias ? how % 2 : how, residual, PIXELS * CHANNELS);
         fill_sums(&r, how, acc, PIXELS * STRIDE);
         for (int p = 0; p < PIXELS; p++) window[p] = (int32_t)bwi_rng_below(&r, 2001);
-        f.n_codes = (int)bwi_rng_below(&r, BWK_MAX_CODES + 1);
+        f.n_codes = usual ? 1 : (int)bwi_rng_below(&r, BWK_MAX_CODES + 1);
         for (int i = 0; i < f.n_codes; i++) {
             const float *lim = range[bwi_rng_below(&r, COUNT(range))];
             f.codes[i] = (bwk_codes){.sub = bwi_rng_below(&r, 2) ? 0
@@ -439,10 +442,11 @@ static void test_finish(void **state)
                                      .lo = lim[0],
                                      .hi = lim[1]};
         }
+        if (usual) f.codes[0].sub = f.codes[0].add = 0;
         /* A block somewhere in the map. */
         const int pixel = (int)bwi_rng_below(&r, PIXELS), pixels = 1 + (int)bwi_rng_below(&r, (uint32_t)(PIXELS - pixel));
-        const int first = (int)bwi_rng_below(&r, (uint32_t)f.channels);
-        int channels = 1 + (int)bwi_rng_below(&r, (uint32_t)(f.channels - first));
+        const int first = usual ? 0 : (int)bwi_rng_below(&r, (uint32_t)f.channels);
+        int channels = usual && f.channels <= STRIDE ? f.channels : 1 + (int)bwi_rng_below(&r, (uint32_t)(f.channels - first));
         if (channels > STRIDE) channels = STRIDE;
         for (size_t i = rows; i-- > 0;) { /* ref, the last, is what the others are compared with */
             const bwk_finish_row *row = bwk_finish_at(i);
