@@ -182,6 +182,23 @@ typedef struct bw_bench_result {
 BW_MUST_USE bw_status bw_bench_train(bw_recipe *recipe, const bw_bench_options *options, bw_bench_result *result,
                                      bw_error *err);
 
+/* ---- Benchmark of the integer kernels ---------------------------------------------------------------------------------- */
+typedef struct bw_bench_conv_options {
+    const char *shape;   /* such as "64@56", input channels at map; NULL: all */
+    int threads;         /* 0: 1 */
+    double milliseconds; /* for each kernel and shape; 0: 50 */
+} bw_bench_conv_options;
+typedef struct bw_bench_row {
+    const char *name; /* of the kernel; "onednn-u8s8": oneDNN's convolution of 8 x 8 bits */
+    const char *shape;
+    int activation_bits, weight_bits, threads;
+    double gops;           /* 1e9 operations a second, a multiplication and an addition each */
+    double against_onednn; /* times as fast as oneDNN in the same run */
+} bw_bench_row;
+typedef void bw_bench_row_fn(void *user, const bw_bench_row *row);
+/* Times every kernel that this CPU runs on one image, including what makes the next layer's codes. Calls row once for each, shape by shape. */
+BW_MUST_USE bw_status bw_bench_conv(const bw_bench_conv_options *options, bw_bench_row_fn *row, void *user, bw_error *err);
+
 /* Restricts instruction sets for everything that follows in this process: "ref", "avx2", "avx512", "avx512bf16", "native". The
  * environment variable BITWRIGHT_CPU does the same. */
 BW_MUST_USE bw_status bw_cpu_limit(const char *name, bw_error *err);

@@ -28,6 +28,7 @@ typedef struct bwk_conv {
     unsigned needs; /* BWI_CPU_... */
     int row_grain;  /* run starts at multiples of it */
     bool (*accepts)(const bwk_conv_spec *s);
+    bool (*pays)(const bwk_conv_spec *s); /* it is faster than the rows behind it, as bench conv measures; NULL: always */
     size_t (*packed_size)(const bwk_conv_spec *s); /* bytes; 64-byte aligned memory */
     void (*pack)(const bwk_conv_spec *s, const int8_t *w, void *packed);
     size_t (*scratch_size)(const bwk_conv_spec *s); /* bytes a thread; 64-byte aligned memory */

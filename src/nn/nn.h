@@ -121,7 +121,7 @@ typedef struct bwi_exec_options {
     /* Called behind each step of forward, while what it read and wrote is still there; NULL: not. With no_fusion every node is a step. */
     void (*observe)(void *observer, const struct bwi_call *step);
     void *observer;
-    bool second_order;          /* for second derivatives (below): unfused, F32, all values and gradients stay in memory */
+    bool second_order; /* for second derivatives (below): unfused, F32, all values and gradients stay in memory */
 } bwi_exec_options;
 typedef struct bwi_times {
     double forward, backward, quantizers, norm, other;

@@ -14,14 +14,15 @@ enum { ROUNDS = 2 };
 
 typedef struct bench_options {
     common common;
-    const char *what, *net, *only, *pytorch, *script, *one;
+    const char *what, *net, *only, *pytorch, *script, *one, *shape;
     int64_t batch, threads, steps;
     bool json;
 } bench_options;
 
 #define AT(f) offsetof(bench_options, f)
 static const option options[] = {
-    {OPT_ARG, "WHAT", NULL, "train: one training step", AT(what), 0, 0, NULL, NULL},
+    {OPT_ARG, "WHAT", NULL, "train: one training step; conv: the integer convolutions of deployment", AT(what), 0, 0, NULL,
+     NULL},
     {OPT_TEXT, "net", "NAME", "network; resnet20 by default", AT(net), 0, 0, NULL, NULL},
     {OPT_INT, "batch", "N", "images a step; 128 by default", AT(batch), 1, 65536, NULL, NULL},
     {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
@@ -33,18 +34,20 @@ static const option options[] = {
     {OPT_TEXT, "pytorch-script", "FILE", "the script for the comparison; bench/pytorch_lsq.py of this project by default",
      AT(script), 0, 0, NULL, NULL},
     {OPT_TEXT, "one", "NAME", "run one configuration in this process and print its JSON object", AT(one), 0, 0, NULL, NULL},
+    {OPT_TEXT, "shape", "NAME", "conv: only this shape, such as 64@56: input channels at map", AT(shape), 0, 0, NULL, NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
 static int run(void *o);
 const command command_bench = {
     .name = "bench",
-    .summary = "Time a training step, and compare it with PyTorch's where there is one.",
+    .summary = "Time a training step against PyTorch's, or the integer convolutions against oneDNN's.",
     .text = "Configurations: fp32, lsq-w4a4, ewgs-w4a4, dorefa-w1, each also with -fast at the end; pytorch-fp32, "
             "pytorch-lsq-w4a4; only when named: interval-w4a4 (ewgs-w4a4 with STE), fcgrad-w1, multifc-w1, lstmfc-w1 and "
             "lstmfc-stateless-w1 (dorefa-w1 with MetaQuant's gradients).",
     .example = "bitwright bench train\n"
-               "bitwright bench train --only fp32,lsq-w4a4,lsq-w4a4-fast --batch 64 --json",
+               "bitwright bench train --only fp32,lsq-w4a4,lsq-w4a4-fast --batch 64 --json\n"
+               "bitwright bench conv --shape 64@56",
     .options = options,
     .n_options = COUNT(options),
     .size = sizeof(bench_options),
@@ -316,6 +319,7 @@ static int run(void *options_)
     bool wanted[COUNT(configurations)];
     json_t *runs[COUNT(configurations)] = {NULL};
     tools t;
+    if (!strcmp(o->what, "conv")) return bench_conv(o->shape, (int)o->threads, o->json);
     if (strcmp(o->what, "train") != 0) {
         fprintf(stderr, "bitwright bench: unknown benchmark '%s'; did you mean 'train'?\nSee 'bitwright bench --help'.\n",
                 o->what);

@@ -9,6 +9,9 @@
 COMMANDS(X)
 #undef X
 
+/* bench conv; threads 0: one. */
+int bench_conv(const char *shape, int threads, bool json);
+
 /* Prints one JSON value as one line on stdout and releases it; EXIT_OK or EXIT_WORK. NULL: it could not be built. */
 int print_json(json_t *json);
 #endif

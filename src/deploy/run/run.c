@@ -31,7 +31,7 @@ static const bwk_conv *choose(const bwk_conv_spec *s)
 {
     const bwk_conv *k;
     size_t i = 0;
-    while ((k = bwk_conv_at(i)) && !bwk_conv_usable(k, s)) i++;
+    while ((k = bwk_conv_at(i)) && (!bwk_conv_usable(k, s) || (k->pays && !k->pays(s)))) i++;
     return k;
 }
 

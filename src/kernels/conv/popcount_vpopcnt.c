@@ -241,12 +241,19 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
     }
 }
 
+/* Words of 64 channels have to be full, and two planes of bits cost twice as much. */
+static bool pays(const bwk_conv_spec *s)
+{
+    return s->ic >= (s->abits == 1 ? 64 : 512);
+}
+
 const bwk_conv bwk_conv_popcount_vpopcnt = {
     .name = "popcount",
     .summary = "AVX512-VPOPCNTDQ: weights of 1 bit, unsigned codes of 1 or 2, every shape without groups",
     .needs = BWI_CPU_AVX512 | BWI_CPU_VPOPCNT,
     .row_grain = 1,
     .accepts = accepts,
+    .pays = pays,
     .packed_size = packed_size,
     .pack = pack,
     .scratch_size = scratch_size,

@@ -80,12 +80,19 @@ static bool accepts(const bwk_conv_spec *s)
     return shape && s->wbits <= 3 && s->abits <= 3;
 }
 
+/* Transforms of few channels cost more than the products that they save. */
+static bool pays(const bwk_conv_spec *s)
+{
+    return s->ic >= 32 && s->oc >= 32;
+}
+
 const bwk_conv bwk_conv_winograd42_vnni = {
     .name = "winograd-4x2",
     .summary = "exact Winograd F(4,3) x F(2,3), AVX512-VNNI: 3x3, stride 1, weights and codes up to 3 bits",
     .needs = BWI_CPU_AVX512 | BWI_CPU_VNNI,
     .row_grain = OUT_Y,
     .accepts = accepts,
+    .pays = pays,
     .packed_size = packed_size,
     .pack = pack,
     .scratch_size = scratch_size,

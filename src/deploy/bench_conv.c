@@ -1,15 +1,12 @@
-/* Times the convolution kernels for batch 1, with the finish that makes codes of the next layer, against oneDNN's u8 x s8 convolution:
- *   conv_kernels [MILLISECONDS per cell [THREADS [SHAPE, e.g. 64@56]]]
- * One line for each shape, widths (activation x weight bits) and kernel: GOP/s (2 x multiply-adds / least time) and the ratio to
- * onednn-u8s8 in the same run. The cells of a shape take turns, so that a disturbance does not meet one of them alone. */
+/* Times the convolution kernels for batch 1, with the finish that makes codes of the next layer, against oneDNN's u8 x s8 convolution in the same
+ * run. The cells of a shape take turns, so that a disturbance does not meet one of them alone; least times count. */
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/par.h"
 #include "compute/onednn_api.h"
 #include "kernels/conv.h"
 #include "kernels/finish.h"
-#include <stdio.h>
-#include <stdlib.h>
+#include "base/status.h"
 #include <string.h>
 
 static const struct shape {
@@ -65,25 +62,29 @@ static int8_t *operands(cell *c)
     const size_t n_w = (size_t)s->oc * s->kh * s->kw * (s->ic / s->groups);
     const int hi = s->wbits == 1 ? 1 : (1 << (s->wbits - 1)) - 1;
     int8_t *w = codes(n_w, s->wbits == 1 ? 0 : -hi - 1, hi);
-    for (size_t i = 0; s->wbits == 1 && i < n_w; i++) w[i] = (int8_t)(2 * w[i] - 1);
+    for (size_t i = 0; w && s->wbits == 1 && i < n_w; i++) w[i] = (int8_t)(2 * w[i] - 1);
     c->x = codes((size_t)s->ih * s->iw * s->ic, 0, (1 << s->abits) - 1);
     c->y = bwi_malloc((size_t)s->oh * s->ow * s->oc);
     return w;
 }
 
-static void kernel_make(cell *c, int threads)
+static bool kernel_make(cell *c, int threads)
 {
     const bwk_conv_spec *s = &c->s;
     int8_t *w = operands(c);
     c->packed = bwi_malloc(c->k->packed_size(s));
     c->scratch_bytes = (c->k->scratch_size(s) + 127) / 64 * 64;
     c->scratch = bwi_calloc((size_t)threads, c->scratch_bytes);
-    c->k->pack(s, w, c->packed);
+    c->a = bwi_malloc((size_t)s->oc * sizeof(float));
+    c->b = bwi_malloc((size_t)s->oc * sizeof(float));
+    const bool good = w && c->x && c->y && c->packed && c->scratch && c->a && c->b;
+    if (good) c->k->pack(s, w, c->packed);
     bwi_free(w);
-    c->a = bwi_malloc((size_t)s->oc * sizeof(float)), c->b = bwi_malloc((size_t)s->oc * sizeof(float));
+    if (!good) return false;
     for (int o = 0; o < s->oc; o++) c->a[o] = 1 + (float)o / 1000, c->b[o] = (float)o / 300;
     c->finish = (bwk_finish){.channels = s->oc, .sum_mul = 1, .scale = 0.01f, .a = c->a, .b = c->b, .relu = true, .n_codes = 1};
     c->finish.codes[0] = (bwk_codes){.mul = 0.5f, .lo = 0, .hi = (float)((1 << s->abits) - 1), .to = c->y};
+    return true;
 }
 
 static void kernel_call(cell *c, int threads, bwk_finish_fn *finish)
@@ -108,7 +109,7 @@ static dnnl_status_t onednn_make(cell *c)
     dnnl_post_ops_t ops = NULL;
     dnnl_primitive_desc_t pd = NULL;
     dnn_md packed = {0};
-    c->packed = operands(c);
+    bwi_free(operands(c));
 #define TRY(call)                                                                                                              \
     do {                                                                                                                       \
         const dnnl_status_t st_ = (call);                                                                                      \
@@ -134,8 +135,8 @@ static dnnl_status_t onednn_make(cell *c)
     TRY(dnnl_primitive_attr_set_post_ops(attr, ops));
     TRY(dnn_forward_pd(&pd, &conv, dnnl_forward_inference, attr));
     TRY(dnn_md_query(&packed, pd, dnnl_query_weights_md));
-    bwi_free(c->packed);
     c->packed = codes(dnn_md_bytes(&packed), -7, 7); /* any values do */
+    if (!c->packed || !c->x || !c->y) return dnnl_out_of_memory;
     TRY(dnnl_primitive_create(&c->primitive, pd));
     TRY(dnn_memory_make(&c->memory[0], &conv.src, c->engine, c->x));
     TRY(dnn_memory_make(&c->memory[1], &packed, c->engine, c->packed));
@@ -200,50 +201,71 @@ static void measure(cell *cells, int n, double turn, int threads)
             }
 }
 
-static dnnl_status_t shape_time(const struct shape *h, double turn, int threads)
+/* Makes the cells of a shape; *n: how many, also on failure. */
+static bw_status make_cells(const struct shape *h, cell *cells, int *n, int threads, bw_error *err)
 {
-    cell cells[MAX_CELLS] = {{.s = spec_of(h, widths[0])}};
-    int n = 1;
+    cells[0] = (cell){.s = spec_of(h, widths[0])};
+    *n = 1;
     const dnnl_status_t st = onednn_make(&cells[0]);
-    if (st != dnnl_success) return st;
+    if (st != dnnl_success)
+        return bwi_fail(err, BW_UNSUPPORTED, "oneDNN has no u8 x s8 convolution for %s: status %d", h->name, (int)st);
     for (size_t w = 0; w < COUNT(widths); w++)
-        for (size_t i = 0; bwk_conv_at(i) && n < MAX_CELLS; i++) {
+        for (size_t i = 0; bwk_conv_at(i) && *n < MAX_CELLS; i++) {
             const bwk_conv_spec s = spec_of(h, widths[w]);
             const bwk_conv *k = bwk_conv_at(i);
             if (!k->needs || !bwk_conv_usable(k, &s)) continue; /* plain C takes seconds */
-            cells[n] = (cell){.k = k, .s = s};
-            kernel_make(&cells[n++], threads);
+            cell *c = &cells[(*n)++];
+            *c = (cell){.k = k, .s = s};
+            if (!kernel_make(c, threads)) return bwi_fail(err, BW_NOMEM, "no memory to time %s", h->name);
         }
-    measure(cells, n, turn, threads);
-    const double ops = 2.0 * h->oc * (h->ic / cells[0].s.groups) * h->kernel * h->kernel * cells[0].s.oh * cells[0].s.ow;
-    for (int i = 0; i < n; i++) {
-        const cell *c = &cells[i];
-        if (c->k)
-            printf("%-11s %dx%d %-14s %8.1f  %5.2f\n", h->name, c->s.abits, c->s.wbits, c->k->name, ops / c->least / 1e9,
-                   cells[0].least / c->least);
-        else
-            printf("%-11s 8x8 %-14s %8.1f\n", h->name, "onednn-u8s8", ops / c->least / 1e9);
-        drop(&cells[i]);
-    }
-    fflush(stdout);
-    return dnnl_success;
+    return BW_OK;
 }
 
-int main(int argc, char **argv)
+static bw_status shape_time(const struct shape *h, const bw_bench_conv_options *o, bw_bench_row_fn *row, void *user,
+                            bw_error *err)
 {
-    const double turn = (argc > 1 ? atof(argv[1]) : 50) / 1e3 / ROUNDS;
-    const int only = argc > 2 ? atoi(argv[2]) : 0;
-    for (int threads = 1; threads <= 2; threads++) {
-        if (only && threads != only) continue;
-        bwi_threads_set(threads);
-        printf("%s; batch 1\n%-11s %-3s %-14s %8s  %s\n", bwi_cpu_text(), "shape", "AxW", "kernel", "GOP/s", "x oneDNN");
-        for (size_t i = 0; i < COUNT(shapes); i++) {
-            if (argc > 3 && strcmp(argv[3], shapes[i].name)) continue;
-            const dnnl_status_t st = shape_time(&shapes[i], turn, threads);
-            if (st == dnnl_success) continue;
-            fprintf(stderr, "conv_kernels: %s: %s\n", shapes[i].name, dnnl_status2str(st));
-            return 1;
+    cell cells[MAX_CELLS] = {{0}};
+    int n = 0;
+    const int threads = o->threads ? o->threads : 1;
+    const bw_status st = make_cells(h, cells, &n, threads, err);
+    if (!st) {
+        measure(cells, n, (o->milliseconds ? o->milliseconds : 50) / 1e3 / ROUNDS, threads);
+        const bwk_conv_spec *s = &cells[0].s;
+        const double ops = 2.0 * s->oc * (s->ic / s->groups) * s->kh * s->kw * s->oh * s->ow;
+        for (int i = 0; i < n; i++) {
+            const cell *c = &cells[i];
+            row(user, &(bw_bench_row){.name = c->k ? c->k->name : "onednn-u8s8",
+                                      .shape = h->name,
+                                      .activation_bits = c->s.abits,
+                                      .weight_bits = c->s.wbits,
+                                      .threads = threads,
+                                      .gops = ops / c->least / 1e9,
+                                      .against_onednn = cells[0].least / c->least});
         }
     }
-    return 0;
+    for (int i = 0; i < n; i++) drop(&cells[i]);
+    return st;
+}
+
+bw_status bw_bench_conv(const bw_bench_conv_options *options, bw_bench_row_fn *row, void *user, bw_error *err)
+{
+    const char *names[COUNT(shapes)];
+    bool any = false;
+    if (err) *err = (bw_error){0};
+    for (size_t i = 0; i < COUNT(shapes); i++) {
+        names[i] = shapes[i].name;
+        any = any || !options->shape || !strcmp(options->shape, names[i]);
+    }
+    if (!any) {
+        const char *near = bwi_nearest(options->shape, names, COUNT(names));
+        return bwi_fail(err, BW_ARG, "there is no shape '%s'; the first is %s%s%s", options->shape, names[0],
+                        near ? "; did you mean " : "", near ? near : "");
+    }
+    bwi_threads_set(options->threads ? options->threads : 1);
+    for (size_t i = 0; i < COUNT(shapes); i++) {
+        if (options->shape && strcmp(options->shape, names[i]) != 0) continue;
+        const bw_status st = shape_time(&shapes[i], options, row, user, err);
+        if (st) return st;
+    }
+    return BW_OK;
 }
