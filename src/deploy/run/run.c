@@ -163,28 +163,27 @@ bw_status bw_net_init(bw_net **out, const void *file, size_t size, void *memory,
 
 /* ---- Layers -------------------------------------------------------------------------------------------------------------- */
 
-/* What follows the values of a row that are floats already: the form of kernels/finish.h behind its first line. */
-static void finish_real(const bwk_finish *f, size_t pixel, size_t pixels, const float *x)
+/* What follows the values of a pixel that are floats already, t [channels]: the form of kernels/finish.h behind its first line. */
+static void finish_pixel(const bwk_finish *f, size_t pixel, float *restrict t)
 {
-    const size_t c = (size_t)f->channels;
-    for (size_t i = 0; i < pixels * c; i++) {
-        const size_t k = i % c, at = pixel * c + i;
-        float t = x[i];
-        if (f->bias) t = t + f->bias[k];
-        if (f->a) {
-            t = t * f->a[k];
-            t = t + f->b[k];
-        }
-        if (f->residual) t = t + f->residual[at];
-        if (f->relu) t = t < 0 ? 0 : t;
-        if (f->real) f->real[at] = t;
-        for (int q = 0; q < f->n_codes; q++) {
-            const bwk_codes *o = &f->codes[q];
-            float u = (t - o->sub) * o->mul + o->add;
-            u = u > o->lo ? u : o->lo;
-            u = u < o->hi ? u : o->hi;
-            u = (u + 12582912.0f) - 12582912.0f; /* half to even */
-            ((uint8_t *)o->to)[at] = (uint8_t)(int)u;
+    const size_t c = (size_t)f->channels, at = pixel * c;
+    for (size_t k = 0; f->bias && k < c; k++) t[k] = t[k] + f->bias[k];
+    for (size_t k = 0; f->a && k < c; k++) {
+        const float product = t[k] * f->a[k];
+        t[k] = product + f->b[k];
+    }
+    for (size_t k = 0; f->residual && k < c; k++) t[k] = t[k] + f->residual[at + k];
+    for (size_t k = 0; f->relu && k < c; k++) t[k] = t[k] < 0 ? 0 : t[k];
+    if (f->real) memcpy(f->real + at, t, c * sizeof *t);
+    for (int q = 0; q < f->n_codes; q++) {
+        const bwk_codes *o = &f->codes[q];
+        const float sub = o->sub, mul = o->mul, add = o->add, lo = o->lo, hi = o->hi;
+        uint8_t *restrict to = (uint8_t *)o->to + at;
+        for (size_t k = 0; k < c; k++) {
+            float u = (t[k] - sub) * mul + add;
+            u = u > lo ? u : lo;
+            u = u < hi ? u : hi;
+            to[k] = (uint8_t)(int)((u + 12582912.0f) - 12582912.0f); /* half to even */
         }
     }
 }
@@ -275,7 +274,8 @@ static void input_row(const bwr_layer *l, const float *table, const uint8_t *ima
 {
     const size_t n = (size_t)l->w * (size_t)l->c, c = (size_t)l->c;
     const uint8_t *from = image + (size_t)oy * n;
-    for (size_t i = 0; i < n; i++) row[i] = table[i % c * 256 + from[i]];
+    for (size_t i = 0; i < n; i += c)
+        for (size_t k = 0; k < c; k++) row[i + k] = table[k * 256 + from[i + k]];
 }
 
 /* What follows the layer, with every pointer where this run's values lie. */
@@ -325,7 +325,6 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, int from_r
     }
     float *row = (float *)(void *)scratch;
     for (int y = from_row; y < to_row; y++) {
-        const float *from = row;
         switch (l->kind) {
         case BWR_input:
             input_row(l, net->ready[i].real, image, y, row);
@@ -346,10 +345,10 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, int from_r
         case BWR_map:
         case BWR_conv:
         case BWR_N_KINDS:
-            from = (const float *)x + (size_t)y * (size_t)l->w * (size_t)l->c;
+            memcpy(row, (const float *)x + (size_t)y * (size_t)l->w * (size_t)l->c, (size_t)l->w * (size_t)l->c * sizeof *row);
             break;
         }
-        finish_real(&f, (size_t)y * (size_t)l->w, (size_t)l->w, from);
+        for (size_t z = 0; z < (size_t)l->w; z++) finish_pixel(&f, (size_t)y * (size_t)l->w + z, row + z * (size_t)l->c);
     }
 }
 
