@@ -106,7 +106,7 @@ static bw_status compile(verification *v, const char *compiler, bw_error *err)
     if (!mkdtemp(folder)) return bwi_fail(err, BW_IO, "%s: cannot make a folder for the C code: %s", folder, strerror(errno));
     for (int k = 0; k < 3; k++) snprintf(path[k], sizeof path[k], "%s/%s", folder, files[k]);
     while ((row = bwi_exporter_at(i)) && strcmp(row->name, "c") != 0) i++;
-    const char *const argv[] = {compiler, "-std=c99", "-O2", "-shared", "-fPIC", "-o", path[2], path[0], NULL};
+    const char *const argv[] = {compiler, "-std=c99", "-O3", "-shared", "-fPIC", "-o", path[2], path[0], NULL};
     BWI_TRY(row->write(&v->m, &v->lowered, path[0], err));
     BWI_TRY(execute(argv, err));
     v->library = dlopen(path[2], RTLD_NOW);
