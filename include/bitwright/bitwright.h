@@ -131,6 +131,11 @@ void bw_free(void *p);
  * BW_UNSUPPORTED names a layer that cannot be packed, and why. */
 BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char *to, bw_error *err);
 
+bool bw_is_packed(const char *path);
+/* Describes a packed file: layers, bits, bytes, and the kernels that this CPU would run; text (json false) or one JSON object, freed with
+ * bw_free. */
+BW_MUST_USE bw_status bw_packed_info(const char *path, bool json, char **text, bw_error *err);
+
 typedef struct bw_verify_options {
     const char *data;     /* NULL: what the model was trained on */
     int limit;            /* images; 0: the whole test set */

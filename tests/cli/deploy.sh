@@ -24,6 +24,12 @@ expect 1 export nothing.safetensors --out x
 has err "nothing.safetensors"
 [ ! -e x ] || fail "a failed export left its file"
 
+expect 0 info tiny.packed
+has out "packed, "
+has out "layer3.2.conv2"
+expect 0 info tiny.packed --json
+json out '$o->{kind} eq "packed" && $o->{classes} == 10 && $o->{layers}[1]{weight_bits} == 8 && $o->{layers}[2]{weight_bits} == 2'
+
 # Evaluation of a quantized model runs on the engine, and says what the packed file says.
 expect 0 eval runs/tiny/model.safetensors --threads 2 --json
 json out '$o->{engine} && $o->{images} == 4000'

@@ -11,7 +11,8 @@ typedef struct info_options {
 
 #define AT(f) offsetof(info_options, f)
 static const option options[] = {
-    {OPT_ARG, "FILE", NULL, "model, checkpoint, or weights file of PyTorch or safetensors", AT(file), 0, 0, NULL, NULL},
+    {OPT_ARG, "FILE", NULL, "model, checkpoint, packed file, or weights file of PyTorch or safetensors", AT(file), 0, 0, NULL,
+     NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
@@ -31,7 +32,9 @@ static int run(void *options_)
     const info_options *o = options_;
     bw_error err = {0};
     char *text = NULL;
-    if (bw_info(o->file, o->json, &text, &err) != BW_OK) return report_failure("info", &err);
+    const bw_status st =
+        bw_is_packed(o->file) ? bw_packed_info(o->file, o->json, &text, &err) : bw_info(o->file, o->json, &text, &err);
+    if (st != BW_OK) return report_failure("info", &err);
     int code = EXIT_OK;
     if (o->json)
         code = print_json(json_loads(text, 0, NULL)); /* on one line, as every command prints it */
