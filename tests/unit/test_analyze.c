@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "folder.h"
 
 #include "base/alloc.h"
 #include "base/file.h"
@@ -17,33 +18,6 @@
 #include <unistd.h>
 
 /* ---- Folders ------------------------------------------------------------------------------------------------------------- */
-
-static char root[256];
-
-static int make_root(void **state)
-{
-    (void)state;
-    const char *tmp = getenv("TMPDIR");
-    snprintf(root, sizeof root, "%s/bitwright-analyze-XXXXXX", tmp ? tmp : "/tmp");
-    return mkdtemp(root) ? 0 : -1;
-}
-
-static int remove_root(void **state)
-{
-    (void)state;
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf '%s'", root);
-    return system(command);
-}
-
-static const char *in_root(const char *name) /* valid for four calls */
-{
-    static char path[4][400];
-    static int i;
-    i = (i + 1) % 4;
-    snprintf(path[i], sizeof path[i], "%s/%s", root, name);
-    return path[i];
-}
 
 static void write_text(const char *path, const char *text)
 {

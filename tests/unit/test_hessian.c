@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "folder.h"
 
 #include "base/alloc.h"
 #include "base/file.h"
@@ -18,31 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static char root[256];
-
-static int make_root(void **state)
-{
-    (void)state;
-    const char *tmp = getenv("TMPDIR");
-    snprintf(root, sizeof root, "%s/bitwright-hessian-XXXXXX", tmp ? tmp : "/tmp");
-    return mkdtemp(root) ? 0 : -1;
-}
-static int remove_root(void **state)
-{
-    (void)state;
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf '%s'", root);
-    return system(command);
-}
-static const char *in_root(const char *name) /* valid for four calls */
-{
-    static char path[4][400];
-    static int i;
-    i = (i + 1) % 4;
-    snprintf(path[i], sizeof path[i], "%s/%s", root, name);
-    return path[i];
-}
 
 /* Three steps an epoch, three epochs, updates before the second and the third. The last stage is quantized: products for it are cheap. */
 #define LAYERS                                                                                                                 \
