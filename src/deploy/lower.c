@@ -146,6 +146,9 @@ static bw_status lower_quantize(lowering *w, const bwi_node *n, bw_error *err)
     const bwi_quant *q = n->aq;
     float map[3];
     if (!q->q->affine) return bwi_fail(err, BW_UNSUPPORTED, "%s: the quantizer %s cannot be packed", n->name, q->q->name);
+    if (q->k.mode & BWI_QMODE_SIGN)
+        return bwi_fail(err, BW_UNSUPPORTED, "%s: signed codes of one bit cannot be packed; give this input at least 2 bits",
+                        n->name);
     if (x->l.n_codes == BWK_MAX_CODES)
         return bwi_fail(err, BW_UNSUPPORTED, "%s: more than %d quantizers take the same value", n->name, BWK_MAX_CODES);
     q->q->affine(q, map);

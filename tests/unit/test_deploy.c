@@ -427,6 +427,16 @@ static void test_refused(void **state)
     assert_int_equal(bwi_lower(&out, g, bwi_normalize_find("cifar"), &error), BW_UNSUPPORTED);
     assert_non_null(strstr(error.msg, "conv1"));
     bwi_graph_destroy(&g);
+    /* An input that is quantized to its sign. */
+    const bwi_net_options net = {.shortcut = "A", .classes = 10, .input = {32, 32, 3}};
+    const bwi_quant_spec sign = {
+        .weight_quantizer = "lsq", .activation_quantizer = "lsq", .weight_bits = 1, .activation_bits = 1, .policy = "all"};
+    CHECK(bwi_net_create(&g, "resnet20", &net, BWI_DT_F32, err));
+    CHECK(bwi_graph_quantize(g, &sign, err));
+    warm_up(g);
+    assert_int_equal(bwi_lower(&out, g, bwi_normalize_find("cifar"), &error), BW_UNSUPPORTED);
+    assert_non_null(strstr(error.msg, "conv1.input_quant"));
+    bwi_graph_destroy(&g);
 }
 
 int main(void)
