@@ -27,7 +27,7 @@ ifneq ($(findstring clang,$(CC)),)
 CFLAGS  += -Wno-pass-failed # a loop that one compiler does not vectorize is not a defect
 endif
 LDFLAGS := -fopenmp $(if $(SAN),-fsanitize=$(SAN)) -Wl,--as-needed
-LDLIBS  := -ldnnl -ljansson -lcyaml -lyaml -lzip -lm
+LDLIBS  := -ldnnl -ljansson -lcyaml -lyaml -lzip -lprotobuf-c -lm
 
 # Element loops are compiled once for each of their variants (src/base/variant.h), everything else once.
 VARIANT_SRC := $(wildcard src/nn/ops/*.c src/quant/quantizers/*.c src/quant/gradients/*.c src/quant/metanet.c \
@@ -47,7 +47,11 @@ ISA_vnni    := $(ISA_avx512) -mavx512vnni
 ISA_vpopcnt := $(ISA_avx512) -mavx512vpopcntdq
 ISA_OF       = $(if $(filter $(B)/src/kernels/%,$@),$(ISA_$(filter $(ISAS),$(lastword $(subst _, ,$(basename $(@F)))))))
 
-LIB_OBJ  := $(PLAIN_SRC:%.c=$(B)/%.o) $(foreach v,$(VARIANTS),$(VARIANT_SRC:%.c=$(B)/%.v$v.o))
+# The schema of ONNX files, onnx.proto of Debian's libonnx-dev (and of Python's package onnx).
+ONNX_PROTO  := /usr/include/onnx/onnx.proto
+PROTO       := $(B)/proto/deploy/onnx.pb-c
+
+LIB_OBJ  := $(PLAIN_SRC:%.c=$(B)/%.o) $(PROTO).o $(foreach v,$(VARIANTS),$(VARIANT_SRC:%.c=$(B)/%.v$v.o))
 PROG_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tools/bitwright/*.c))
 LIB      := $(B)/libbitwright.a
 PROG     := $(if $(PROG_OBJ),$(B)/bitwright)
@@ -69,7 +73,19 @@ $(B)/text/%.h: src/%.inc
 	@mkdir -p $(@D)
 	sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/' $< > $@
 $(B)/src/deploy/emit_c.o: $(B)/text/deploy/portable.h
-$(B)/src/deploy/emit_c.o: CFLAGS += -I$(B)/text
+$(B)/src/deploy/emit_c.o: private CFLAGS += -I$(B)/text
+
+# Messages of the schema as C structs, by protobuf-c. Generated code is compiled without our warnings.
+# (private: a flag of these objects alone must not reach $(B)/flags, on which all objects depend.)
+$(PROTO).c: $(ONNX_PROTO)
+	@mkdir -p $(@D)
+	protoc-c --proto_path=$(dir $<) --c_out=$(@D) $<
+$(PROTO).h: $(PROTO).c ;
+$(PROTO).o: $(PROTO).c $(B)/flags
+	$(CC) $(CFLAGS) -w -c $< -o $@
+ONNX_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard src/deploy/*onnx*.c tests/unit/test_onnx.c))
+$(ONNX_OBJ): $(PROTO).h
+$(ONNX_OBJ): private CFLAGS += -I$(B)/proto
 
 $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)

@@ -53,6 +53,22 @@ done
 grep -q "define NET_2_BUFFER_BYTES" net-2.h || fail "the header lacks the size of the buffer"
 expect 2 export runs/tiny/model.safetensors --to c --out net.txt
 has err "ends in .c"
+
+# ONNX: the same bytes again, and the help names every form.
+for form in onnx qonnx; do
+    expect 0 export runs/tiny/model.safetensors --to $form --out tiny.$form
+    silent out
+    silent err
+    expect 0 export runs/tiny/checkpoint.safetensors --to $form --out again.$form
+    cmp -s tiny.$form again.$form || fail "$form: model and checkpoint give other files"
+    expect 1 export runs/tiny/model.safetensors --to $form --out nowhere/tiny.$form
+    has err "nowhere/tiny.$form"
+    expect 2 export runs/tiny/model.safetensors --to x$form --out x
+    has err "did you mean '$form'"
+done
+grep -q QuantizeLinear tiny.onnx && grep -q qonnx.custom_op.general tiny.qonnx || fail "the ONNX files lack their operators"
+expect 0 export --help
+has out "onnx"
 expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 1
 has out "C code: 0 logits differ"
 expect 1 verify runs/tiny/model.safetensors --limit 2 --compiler no-such-compiler

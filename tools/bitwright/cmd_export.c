@@ -11,7 +11,9 @@ typedef struct export_options {
 static const option options[] = {
     {OPT_ARG, "MODEL", NULL, "model or checkpoint (safetensors) of this program", AT(model), 0, 0, NULL, NULL},
     {OPT_TEXT, "out", "FILE", "the file to write", AT(out), 0, 0, NULL, NULL},
-    {OPT_TEXT, "to", "FORM", "packed (default): a file for the engine; c: a C99 file and its header", AT(to), 0, 0, NULL, NULL},
+    {OPT_TEXT, "to", "FORM",
+     "packed (default): for the engine; c: a C99 file and its header; onnx: QuantizeLinear and int8; qonnx: Quant at its bits",
+     AT(to), 0, 0, NULL, NULL},
 };
 
 static int run(void *o);
@@ -19,7 +21,8 @@ const command command_export = {
     .name = "export",
     .summary = "Write a trained model in a form that is deployed.",
     .example = "bitwright export runs/demo-lsq-w2a2/model.safetensors --out demo.packed.safetensors\n"
-               "bitwright export runs/demo-lsq-w2a2/model.safetensors --to c --out demo.c",
+               "bitwright export runs/demo-lsq-w2a2/model.safetensors --to c --out demo.c\n"
+               "bitwright export runs/demo-lsq-w2a2/model.safetensors --to onnx --out demo.onnx",
     .options = options,
     .n_options = COUNT(options),
     .size = sizeof(export_options),
