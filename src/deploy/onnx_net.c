@@ -2,7 +2,7 @@
 #include "base/alloc.h"
 #include <string.h>
 
-#define OPSET 13 /* the first whose QuantizeLinear, Pad and ReduceSum are today's; every ONNX Runtime since 1.6 has it */
+#define OPSET 13 /* of ONNX 1.8, in every ONNX Runtime since 1.6; everything here means the same in later ones */
 
 typedef struct walk {
     bwi_onnx o;

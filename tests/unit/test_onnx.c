@@ -166,6 +166,8 @@ static void check_codes(const bwi_graph *g, const Onnx__ModelProto *m, const cha
     free(code);
 }
 
+static const char *const layers[] = {"conv1", "conv2", "conv3", "fc"};
+
 static void test_contents(void **state)
 {
     (void)state;
@@ -202,7 +204,6 @@ static void test_contents(void **state)
         nodes += (size_t)ops[i].n;
     }
     assert_int_equal(m->graph->n_node, nodes);
-    static const char *const layers[] = {"conv1", "conv2", "conv3", "fc"};
     for (size_t i = 0; i < 4; i++) check_codes(g, m, layers[i], ONNX__TENSOR_PROTO__DATA_TYPE__INT8);
     assert_string_equal(metadata(m, "bitwright.mean"), "0.491400003 0.482199997 0.446500003");
     assert_string_equal(metadata(m, "bitwright.std"), "0.202299997 0.199399993 0.201000005");
@@ -219,8 +220,17 @@ static void test_contents(void **state)
     assert_non_null(strstr(scales, "conv1 w8 "));
     assert_non_null(strstr(scales, " a8z "));
     onnx__model_proto__free_unpacked(m, NULL);
+    bwi_tensors_free(&lowered);
+    bwi_graph_destroy(&g);
+}
 
-    m = exported(g, &lowered, "qonnx");
+static void test_qonnx_contents(void **state)
+{
+    (void)state;
+    bwi_graph *g = network(&w4a4, false);
+    bwi_tensors lowered;
+    CHECK(bwi_lower(&lowered, g, bwi_normalize_find("cifar"), err));
+    Onnx__ModelProto *m = exported(g, &lowered, "qonnx");
     assert_int_equal(m->n_opset_import, 2);
     assert_string_equal(m->opset_import[1]->domain, "qonnx.custom_op.general");
     assert_int_equal(m->opset_import[1]->version, 1);
@@ -411,10 +421,8 @@ static int remove_path(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_same_bytes),
-        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_contents),   cmocka_unit_test(test_qonnx_contents), cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_failures),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
 }
