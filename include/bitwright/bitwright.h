@@ -205,6 +205,14 @@ typedef void bw_bench_row_fn(void *user, const bw_bench_row *row);
 /* Times every kernel that this CPU runs on one image, including what makes the next layer's codes. Calls row once for each, shape by shape. */
 BW_MUST_USE bw_status bw_bench_conv(const bw_bench_conv_options *options, bw_bench_row_fn *row, void *user, bw_error *err);
 
+typedef struct bw_infer_result {
+    double latency_ms;   /* of one image */
+    double images_per_s; /* in batches */
+    uint64_t bytes;      /* of a packed file; 0: of another */
+} bw_infer_result;
+/* Times a whole network on the engine, least times: a packed file, or a model of this program. */
+BW_MUST_USE bw_status bw_bench_infer(const char *path, int threads, int batch, bw_infer_result *result, bw_error *err);
+
 /* Restricts instruction sets for everything that follows in this process: "ref", "avx2", "avx512", "avx512bf16", "native". The
  * environment variable BITWRIGHT_CPU does the same. */
 BW_MUST_USE bw_status bw_cpu_limit(const char *name, bw_error *err);

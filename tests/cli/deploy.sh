@@ -45,6 +45,11 @@ has err "name a data set"
 expect 2 eval tiny.packed --data shapes --precision fast
 has err "no training graph"
 
+expect 0 bench infer --model tiny.packed --threads 2 --batch 4 --json
+json out '$o->{latency_ms} > 0 && $o->{images_per_s} > 0'
+expect 2 bench infer
+has err "--model"
+
 # C code: strict compilers take it, and it says what the engine says.
 expect 0 export runs/tiny/model.safetensors --to c --out net-2.c
 for cc in gcc clang; do

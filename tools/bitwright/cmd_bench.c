@@ -14,15 +14,16 @@ enum { ROUNDS = 2 };
 
 typedef struct bench_options {
     common common;
-    const char *what, *net, *only, *pytorch, *script, *one, *shape;
+    const char *what, *net, *only, *pytorch, *script, *one, *shape, *model;
     int64_t batch, threads, steps;
     bool json;
 } bench_options;
 
 #define AT(f) offsetof(bench_options, f)
 static const option options[] = {
-    {OPT_ARG, "WHAT", NULL, "train: one training step; conv: the integer convolutions of deployment", AT(what), 0, 0, NULL,
-     NULL},
+    {OPT_ARG, "WHAT", NULL,
+     "train: one training step; conv: the integer convolutions of deployment; infer: a whole network on the engine", AT(what),
+     0, 0, NULL, NULL},
     {OPT_TEXT, "net", "NAME", "network; resnet20 by default", AT(net), 0, 0, NULL, NULL},
     {OPT_INT, "batch", "N", "images a step; 128 by default", AT(batch), 1, 65536, NULL, NULL},
     {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
@@ -35,19 +36,21 @@ static const option options[] = {
      AT(script), 0, 0, NULL, NULL},
     {OPT_TEXT, "one", "NAME", "run one configuration in this process and print its JSON object", AT(one), 0, 0, NULL, NULL},
     {OPT_TEXT, "shape", "NAME", "conv: only this shape, such as 64@56: input channels at map", AT(shape), 0, 0, NULL, NULL},
+    {OPT_TEXT, "model", "FILE", "infer: a packed file, or a model of this program", AT(model), 0, 0, NULL, NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
 static int run(void *o);
 const command command_bench = {
     .name = "bench",
-    .summary = "Time a training step against PyTorch's, or the integer convolutions against oneDNN's.",
+    .summary = "Time a training step against PyTorch's, the integer convolutions against oneDNN's, or a network on the engine.",
     .text = "Configurations: fp32, lsq-w4a4, ewgs-w4a4, dorefa-w1, each also with -fast at the end; pytorch-fp32, "
             "pytorch-lsq-w4a4; only when named: interval-w4a4 (ewgs-w4a4 with STE), fcgrad-w1, multifc-w1, lstmfc-w1 and "
             "lstmfc-stateless-w1 (dorefa-w1 with MetaQuant's gradients).",
     .example = "bitwright bench train\n"
                "bitwright bench train --only fp32,lsq-w4a4,lsq-w4a4-fast --batch 64 --json\n"
-               "bitwright bench conv --shape 64@56",
+               "bitwright bench conv --shape 64@56\n"
+               "bitwright bench infer --model demo.packed --threads 2",
     .options = options,
     .n_options = COUNT(options),
     .size = sizeof(bench_options),
@@ -320,6 +323,7 @@ static int run(void *options_)
     json_t *runs[COUNT(configurations)] = {NULL};
     tools t;
     if (!strcmp(o->what, "conv")) return bench_conv(o->shape, (int)o->threads, o->json);
+    if (!strcmp(o->what, "infer")) return bench_infer(o->model, (int)o->threads, (int)o->batch, o->json);
     if (strcmp(o->what, "train") != 0) {
         fprintf(stderr, "bitwright bench: unknown benchmark '%s'; did you mean 'train'?\nSee 'bitwright bench --help'.\n",
                 o->what);

@@ -11,6 +11,8 @@ COMMANDS(X)
 
 /* bench conv; threads 0: one. */
 int bench_conv(const char *shape, int threads, bool json);
+/* bench infer; batch 0: 32. */
+int bench_infer(const char *model, int threads, int batch, bool json);
 
 /* Prints one JSON value as one line on stdout and releases it; EXIT_OK or EXIT_WORK. NULL: it could not be built. */
 int print_json(json_t *json);
