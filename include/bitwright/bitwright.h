@@ -132,6 +132,7 @@ void bw_free(void *p);
  * BW_UNSUPPORTED names a layer that cannot be packed, and why. */
 BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char *to, bw_error *err);
 
+/* Whether a file is one that bw_export made for the engine; false when it cannot be read. */
 bool bw_is_packed(const char *path);
 /* Describes a packed file: layers, bits, bytes, and the kernels that this CPU would run; text (json false) or one JSON object, freed with
  * bw_free. */

@@ -105,14 +105,6 @@ static void stack_forward(const double *opt, const real *w, const real *x, tile 
         for (size_t l = 0; l < LANES; l++) out[l] += w[k] * h[layers - 2][k][l];
 }
 
-static double dot_lanes(const real *restrict a, const real *restrict b)
-{
-    real s = 0;
-#pragma omp simd reduction(+ : s)
-    for (size_t l = 0; l < LANES; l++) s += a[l] * b[l];
-    return (double)s;
-}
-
 /* sums [n_phi] += dL/dphi for a = dL/dout [LANES]; h as stack_forward left it. */
 static void stack_backward(const double *opt, const real *phi, const real *x, const real *a, tile *h, double *sums)
 {
@@ -121,7 +113,7 @@ static void stack_backward(const double *opt, const real *phi, const real *x, co
     size_t at = n_phi_of(opt) - width;
     tile g, below;
     for (size_t k = 0; k < width; k++) {
-        sums[at + k] += dot_lanes(a, h[layers - 2][k]);
+        sums[at + k] += bwi_dot_lanes(a, h[layers - 2][k]);
         for (size_t l = 0; l < LANES; l++) g[k][l] = phi[at + k] * a[l] * activate_slope(relu, h[layers - 2][k][l]);
     }
     for (size_t j = layers - 2; j > 0; j--) {
@@ -129,20 +121,13 @@ static void stack_backward(const double *opt, const real *phi, const real *x, co
         memset(below, 0, width * sizeof *below);
         for (size_t r = 0; r < width; r++)
             for (size_t k = 0; k < width; k++) {
-                sums[at + r * width + k] += dot_lanes(g[r], h[j - 1][k]);
+                sums[at + r * width + k] += bwi_dot_lanes(g[r], h[j - 1][k]);
                 for (size_t l = 0; l < LANES; l++) below[k][l] += phi[at + r * width + k] * g[r][l];
             }
         for (size_t k = 0; k < width; k++)
             for (size_t l = 0; l < LANES; l++) g[k][l] = below[k][l] * activate_slope(relu, h[j - 1][k][l]);
     }
-    for (size_t r = 0; r < width; r++) sums[r] += dot_lanes(g[r], x);
-}
-
-/* n <= LANES values, zeros behind them. */
-static void load_lanes(real *lanes, const real *from, size_t n)
-{
-    memset(lanes, 0, LANES * sizeof *lanes);
-    memcpy(lanes, from, n * sizeof *lanes);
+    for (size_t r = 0; r < width; r++) sums[r] += bwi_dot_lanes(g[r], x);
 }
 
 /* ---- MultiFC ----------------------------------------------------------------------------------------------------------------- */
@@ -170,7 +155,7 @@ static void multifc_forward(const double *opt, const void *work, const void *wt,
         const size_t m = n - at < LANES ? n - at : LANES;
         tile h[BWI_META_LAYERS - 1];
         real lanes[LANES], result[LANES];
-        load_lanes(lanes, x + at, m);
+        bwi_load_lanes(lanes, x + at, m);
         stack_forward(opt, w, lanes, h, result);
         memcpy(out + at, result, m * sizeof *out);
     }
@@ -192,8 +177,8 @@ static void multifc_backward(const double *opt, const void *work, const void *wt
         const size_t m = n - at < LANES ? n - at : LANES;
         tile h[BWI_META_LAYERS - 1];
         real lanes[LANES], result[LANES], grad[LANES];
-        load_lanes(lanes, x + at, m);
-        load_lanes(grad, g + at, m);
+        bwi_load_lanes(lanes, x + at, m);
+        bwi_load_lanes(grad, g + at, m);
         stack_forward(opt, w, lanes, h, result);
         stack_backward(opt, w, lanes, grad, h, sums);
     }

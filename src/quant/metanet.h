@@ -48,6 +48,23 @@ typedef struct bwi_metanet {
 /* Chunks of coordinates begin at multiples of this, and so do their states; the last one is padded. */
 #define BWI_META_LANES 32
 
+#ifdef BWI_VARIANT
+#include <string.h>
+/* n <= BWI_META_LANES values, zeros behind them. */
+static inline void bwi_load_lanes(real *lanes, const real *from, size_t n)
+{
+    memset(lanes, 0, BWI_META_LANES * sizeof *lanes);
+    memcpy(lanes, from, n * sizeof *lanes);
+}
+static inline double bwi_dot_lanes(const real *restrict a, const real *restrict b)
+{
+    real s = 0;
+#pragma omp simd reduction(+ : s)
+    for (size_t l = 0; l < BWI_META_LANES; l++) s += a[l] * b[l];
+    return (double)s;
+}
+#endif
+
 /* Stacks of fully connected layers without bias, 1 -> width -> .. -> width -> 1: FCGrad and MultiFC (metanet.c). */
 #define BWI_META_LAYERS 6   /* most */
 #define BWI_META_WIDTH  256 /* most */

@@ -11,8 +11,10 @@ bw_status bwi_model_from(bwi_model *m, bwi_tensors *tensors, const char *path, b
     m->kind = bwi_tensors_meta(&m->file, BWI_META_KIND);
     m->normalize = bwi_tensors_meta(&m->file, BWI_META_NORMALIZE);
     const char *recipe = bwi_tensors_meta(&m->file, BWI_META_RECIPE);
+    if (m->kind && !strcmp(m->kind, "packed"))
+        BWI_TRY(bwi_fail(err, BW_FORMAT, "it is a packed file, for the engine; name the model that it was exported from"));
     if (!m->kind || !recipe)
-        BWI_TRY(bwi_fail(err, BW_FORMAT, "%s holds weights, but not the network they belong to: import it first", path));
+        BWI_TRY(bwi_fail(err, BW_FORMAT, "it holds weights, but not the network they belong to: import it first"));
     BWI_TRY(bwi_recipe_parse(&m->recipe, "its recipe", recipe, err));
     if (!m->recipe->net.classes) BWI_TRY(bwi_fail(err, BW_FORMAT, "its recipe does not give net.classes"));
     if (!m->normalize) m->normalize = m->recipe->data.normalize;
@@ -24,7 +26,7 @@ bw_status bwi_model_from(bwi_model *m, bwi_tensors *tensors, const char *path, b
     bwi_free(report.s);
     return BW_OK;
 fail:
-    if (m->kind && recipe) st = bwi_fail_in(err, st, "%s", path);
+    st = bwi_fail_in(err, st, "%s", path);
     bwi_free(report.s);
     bwi_model_close(m);
     return st;

@@ -83,4 +83,5 @@ json out '$o->{images} == 20 && $o->{differing_logits} == 0 && $o->{differing_cl
 expect 0 verify runs/tiny/model.safetensors --limit 5 --cpu ref --compiler none --json
 json out '$o->{engines} eq "ref" && $o->{differing_logits} == 0'
 expect 1 verify tiny.packed
+has err "tiny.packed: it is a packed file"
 finish

@@ -153,7 +153,7 @@ static double compare(bwi_graph *g, const char *what)
 
 /* ---- Whole networks ------------------------------------------------------------------------------------------------------ */
 
-static void check_net(const bwi_quant_spec *spec, const char *shortcut, bool last_bn, bool exact)
+static void check_net(const bwi_quant_spec *spec, const char *shortcut, bool last_bn, double most)
 {
     const bwi_net_options net = {.shortcut = shortcut, .last_bn = last_bn, .classes = 10, .input = {32, 32, 3}};
     char what[200];
@@ -165,8 +165,7 @@ static void check_net(const bwi_quant_spec *spec, const char *shortcut, bool las
     warm_up(g);
     const double worst = compare(g, what);
     printf("%s: logits differ by at most %.2g\n", what, worst);
-    /* Sums of float layers may be rounded in another order; behind them, codes may then differ by one. */
-    if (exact && worst != 0) fail_msg("%s: logits differ by %g", what, worst);
+    if (worst > most) fail_msg("%s: logits differ by %g", what, worst);
     bwi_graph_destroy(&g);
 }
 
@@ -180,45 +179,56 @@ static void test_lsq(void **state)
                                      .weight_bits = bits[i],
                                      .activation_bits = bits[i],
                                      .policy = "first-last-8"};
-        check_net(&spec, i % 2 ? "projection" : "A", i == 2, true);
+        check_net(&spec, i % 2 ? "projection" : "A", i == 2, 0);
     }
 }
 
 static void test_others(void **state)
 {
     (void)state;
-    static const bwi_quant_spec specs[] = {
-        {.weight_quantizer = "interval",
-         .activation_quantizer = "interval",
-         .weight_bits = 1,
-         .activation_bits = 1,
-         .policy = "inner"},
-        {.weight_quantizer = "interval",
-         .activation_quantizer = "interval",
-         .weight_bits = 8,
-         .activation_bits = 8,
-         .policy = "inner"},
-        {.weight_quantizer = "interval",
-         .activation_quantizer = "interval",
-         .weight_bits = 2,
-         .activation_bits = 3,
-         .policy = "all"},
-        {.weight_quantizer = "dorefa",
-         .activation_quantizer = "pact",
-         .weight_bits = 4,
-         .activation_bits = 4,
-         .policy = "blocks"},
-        {.weight_quantizer = "dorefa",
-         .activation_quantizer = "dorefa",
-         .weight_bits = 8,
-         .activation_bits = 2,
-         .policy = "inner"},
-        {.weight_quantizer = "bwn", .activation_quantizer = "none", .weight_bits = 1, .policy = "all"},
-        {.weight_quantizer = "bwn", .activation_quantizer = "lsq", .weight_bits = 1, .activation_bits = 8, .policy = "all"},
-        {.weight_quantizer = "none", .activation_quantizer = "none", .policy = "all"},
+    /* How far logits may be off: not at all where every layer is quantized. Sums of float layers may be rounded in another order; behind them
+     * codes may differ by one, which with few bits makes another network: there only the engines must agree. */
+    static const struct {
+        bwi_quant_spec spec;
+        double most;
+    } nets[] = {
+        {{.weight_quantizer = "interval",
+          .activation_quantizer = "interval",
+          .weight_bits = 1,
+          .activation_bits = 1,
+          .policy = "inner"},
+         INFINITY},
+        {{.weight_quantizer = "interval",
+          .activation_quantizer = "interval",
+          .weight_bits = 8,
+          .activation_bits = 8,
+          .policy = "inner"},
+         0.5},
+        {{.weight_quantizer = "interval",
+          .activation_quantizer = "interval",
+          .weight_bits = 2,
+          .activation_bits = 3,
+          .policy = "all"},
+         0},
+        {{.weight_quantizer = "dorefa",
+          .activation_quantizer = "pact",
+          .weight_bits = 4,
+          .activation_bits = 4,
+          .policy = "blocks"},
+         0.5},
+        {{.weight_quantizer = "dorefa",
+          .activation_quantizer = "dorefa",
+          .weight_bits = 8,
+          .activation_bits = 2,
+          .policy = "inner"},
+         INFINITY},
+        {{.weight_quantizer = "bwn", .activation_quantizer = "none", .weight_bits = 1, .policy = "all"}, 1e-4},
+        {{.weight_quantizer = "bwn", .activation_quantizer = "lsq", .weight_bits = 1, .activation_bits = 8, .policy = "all"},
+         0},
+        {{.weight_quantizer = "none", .activation_quantizer = "none", .policy = "all"}, 1e-4},
     };
-    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
-        check_net(&specs[i], i % 2 ? "A" : "projection", i % 3 == 0, false);
+    for (size_t i = 0; i < sizeof nets / sizeof *nets; i++)
+        check_net(&nets[i].spec, i % 2 ? "A" : "projection", i % 3 == 0, nets[i].most);
 }
 
 /* Pools, groups, a depthwise convolution, strides, odd sizes, one value for two quantizers, a sum of two float values. */

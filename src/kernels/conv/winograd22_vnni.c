@@ -58,14 +58,7 @@ INLINE __m512i whole_of(__m512i y, const int row)
 
 static bool accepts(const bwk_conv_spec *s)
 {
-    const bool shape = s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad <= 1 && s->groups == 1;
-    return shape && s->wbits <= 4 && s->abits <= (s->asigned ? 6 : 5);
-}
-
-/* Transforms of few channels cost more than the products that they save. */
-static bool pays(const bwk_conv_spec *s)
-{
-    return s->ic >= 32 && s->oc >= 32;
+    return takes_shape(s) && s->wbits <= 4 && s->abits <= (s->asigned ? 6 : 5);
 }
 
 const bwk_conv bwk_conv_winograd22_vnni = {

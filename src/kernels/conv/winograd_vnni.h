@@ -223,6 +223,17 @@ static void multiply(const bwk_conv_spec *s, const geometry *g, const void *pack
     }
 }
 
+/* What both kernels take. */
+static inline bool takes_shape(const bwk_conv_spec *s)
+{
+    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad <= 1 && s->groups == 1;
+}
+/* Transforms of few channels cost more than the products that they save. */
+static inline bool pays(const bwk_conv_spec *s)
+{
+    return s->ic >= 32 && s->oc >= 32;
+}
+
 /* The size of piece i of n, cut into pieces of about equal size that are `most` or less. */
 static inline int piece(int n, int most, int i)
 {

@@ -224,6 +224,22 @@ static real *param_grad(const bwi_call *k, int i)
     return k->graph->param[k->node->param[i]].grad;
 }
 
+/* Sums of a and of a * b over all rows into s and t of the chunks; a, b [rows,c]. */
+static void sum_pairs(const bwi_call *k, const real *a, const real *b, size_t rows, size_t c)
+{
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        bn_chunk p = chunk_of(k, c, i);
+        size_t end = bwi_chunk(rows, 8, (size_t)i + 1);
+        clear(&p, c);
+        for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += ROWS_PER_FLUSH) {
+            size_t n = end - r < ROWS_PER_FLUSH ? end - r : ROWS_PER_FLUSH;
+            add_sums(a + r * c, b + r * c, n, c, p.s_part, p.t_part);
+            flush(&p, c);
+        }
+    }
+}
+
 /* mean, 1/sd from the batch (training; running statistics move along) or from the running statistics; A and B from them. */
 static void prepare(bwi_call *k, size_t rows, size_t c)
 {
@@ -231,19 +247,7 @@ static void prepare(bwi_call *k, size_t rows, size_t c)
     const bwi_attr *at = &k->node->attr;
     bn_save v = save_of(k, c);
     real *run_mean = param(k, 2), *run_var = param(k, 3);
-    if (k->train) {
-        BWI_PARALLEL_CHUNKS(i)
-        {
-            bn_chunk p = chunk_of(k, c, i);
-            size_t end = bwi_chunk(rows, 8, (size_t)i + 1);
-            clear(&p, c);
-            for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += ROWS_PER_FLUSH) {
-                size_t n = end - r < ROWS_PER_FLUSH ? end - r : ROWS_PER_FLUSH;
-                add_sums(x + r * c, x + r * c, n, c, p.s_part, p.t_part);
-                flush(&p, c);
-            }
-        }
-    }
+    if (k->train) sum_pairs(k, x, x, rows, c);
     for (size_t j = 0; j < c; j++) {
         double mean, var;
         if (k->train) {
@@ -455,22 +459,6 @@ static void BWI_V(bn_backward_part)(bwi_call *k, int first, int n, void *to)
 }
 
 /* ---- Second derivatives, of a batch norm by itself and with the batch's statistics (methods: 2.3) ---- */
-
-/* Sums of a and of a * b over all rows into s and t of the chunks; a, b [rows,c]. */
-static void sum_pairs(const bwi_call *k, const real *a, const real *b, size_t rows, size_t c)
-{
-    BWI_PARALLEL_CHUNKS(i)
-    {
-        bn_chunk p = chunk_of(k, c, i);
-        size_t end = bwi_chunk(rows, 8, (size_t)i + 1);
-        clear(&p, c);
-        for (size_t r = bwi_chunk(rows, 8, (size_t)i); r < end; r += ROWS_PER_FLUSH) {
-            size_t n = end - r < ROWS_PER_FLUSH ? end - r : ROWS_PER_FLUSH;
-            add_sums(a + r * c, b + r * c, n, c, p.s_part, p.t_part);
-            flush(&p, c);
-        }
-    }
-}
 
 /* With xh = (x - mean) / s, s^2 = var + eps:  R{y} = gamma / s * (R{x} - mean(R{x}) - xh * mean(xh * R{x})), the map that backward applies to
  * dL/dy, since it is symmetric. */

@@ -93,14 +93,6 @@ static void run_cells(const real *phi, const real *x, const real (*h)[LANES], co
         for (size_t l = 0; l < LANES; l++) s->h[k][l] = s->gate[O][k][l] * s->tc[k][l];
 }
 
-static double dot(const real *restrict a, const real *restrict b)
-{
-    real s = 0;
-#pragma omp simd reduction(+ : s)
-    for (size_t l = 0; l < LANES; l++) s += a[l] * b[l];
-    return (double)s;
-}
-
 /* Gates' values become dL/d(before their nonlinearities). a [LANES] = dL/df. */
 static void gate_gradients(const real *phi, const real *restrict a, const real (*c)[LANES], cells *s)
 {
@@ -137,16 +129,16 @@ static void add_gradients(const real *phi, const real *x, const real *a, const r
 {
     real ones[LANES], ht[LANES][H];
     for (size_t l = 0; l < LANES; l++) ones[l] = 1;
-    for (size_t k = 0; k < H; k++) sums[FC_W + k] += dot(a, s->h[k]);
-    sums[FC_B] += dot(a, ones);
+    for (size_t k = 0; k < H; k++) sums[FC_W + k] += bwi_dot_lanes(a, s->h[k]);
+    sums[FC_B] += bwi_dot_lanes(a, ones);
     gate_gradients(phi, a, c, s);
     for (size_t k = 0; h && k < H; k++)
         for (size_t l = 0; l < LANES; l++) ht[l][k] = h[k][l];
     for (int gate = I; gate <= O; gate++) {
         for (size_t r = 0; r < H; r++) {
             const size_t at = (size_t)gate * H + r;
-            const double b = dot(s->gate[gate][r], ones);
-            sums[W_IH + at] += dot(s->gate[gate][r], x);
+            const double b = bwi_dot_lanes(s->gate[gate][r], ones);
+            sums[W_IH + at] += bwi_dot_lanes(s->gate[gate][r], x);
             sums[B_IH + at] += b;
             sums[B_HH + at] += b;
         }
@@ -168,12 +160,6 @@ static real (*state_at(const void *state, size_t at))[LANES]
     return state ? (real(*)[LANES])(uintptr_t)((const real *)state + at * 2 * H) : NULL;
 }
 
-static void load_lanes(real *lanes, const real *from, size_t n)
-{
-    memset(lanes, 0, LANES * sizeof *lanes);
-    memcpy(lanes, from, n * sizeof *lanes);
-}
-
 static void forward(const double *opt, const void *work, const void *wt, const void *state, size_t n, void *f)
 {
     (void)opt;
@@ -182,7 +168,7 @@ static void forward(const double *opt, const void *work, const void *wt, const v
         const size_t m = n - at < LANES ? n - at : LANES;
         real(*h)[LANES] = state_at(state, at), x[LANES], out[LANES];
         cells s;
-        load_lanes(x, (const real *)wt + at, m);
+        bwi_load_lanes(x, (const real *)wt + at, m);
         run_cells(phi, x, (const real(*)[LANES])h, (const real(*)[LANES])(h ? h + H : NULL), &s);
         for (size_t l = 0; l < LANES; l++) out[l] = phi[FC_B];
         for (size_t k = 0; k < H; k++)
@@ -201,8 +187,8 @@ static void backward(const double *opt, const void *work, const void *wt, const 
         real(*h)[LANES] = state_at(state, at), x[LANES], g[LANES];
         const real(*c)[LANES] = (const real(*)[LANES])(h ? h + H : NULL);
         cells s;
-        load_lanes(x, (const real *)wt + at, m);
-        load_lanes(g, (const real *)a + at, m);
+        bwi_load_lanes(x, (const real *)wt + at, m);
+        bwi_load_lanes(g, (const real *)a + at, m);
         run_cells(phi, x, (const real(*)[LANES])h, c, &s);
         add_gradients(phi, x, g, (const real(*)[LANES])h, c, &s, sums);
         if (h) {
