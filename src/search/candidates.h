@@ -1,0 +1,36 @@
+/* What an assignment of bit-widths is worth: the network at these bits, its batch norms calibrated anew, on validation images that training
+ * never saw (Wang et al. 2020; methods 4.5). Weights come from the model's hypernetwork when it has one, otherwise its own are quantized. */
+#ifndef BWI_CANDIDATES_H
+#define BWI_CANDIDATES_H
+#include "nn/nn.h"
+#include "train/model.h"
+
+typedef struct bwi_candidates_options {
+    const char *data;           /* NULL: what the model was trained on */
+    int calibrate_batches;      /* of calibrate_batch training images, for exact averages of the batch norms' statistics */
+    int calibrate_batch, limit; /* limit: validation images; 0: all that the model's recipe held out */
+    int threads;                /* 0: all cores; candidates are evaluated side by side, one thread each */
+} bwi_candidates_options;
+
+/* A layer whose bits are searched. */
+typedef struct bwi_searched_layer {
+    const char *name;
+    double weights;         /* elements */
+    double multiplications; /* of one image */
+    int activation_bits;    /* 0: float */
+} bwi_searched_layer;
+
+typedef struct bwi_candidates bwi_candidates;
+BW_MUST_USE bw_status bwi_candidates_open(bwi_candidates **out, const char *model, const bwi_candidates_options *options,
+                                          bw_error *err);
+void bwi_candidates_close(bwi_candidates **c);
+/* Layers in the order of the graph; false past the end. */
+bool bwi_candidates_layer(const bwi_candidates *c, int i, bwi_searched_layer *layer);
+/* Range of bits that the model was trained for, or that its quantizer has. */
+void bwi_candidates_range(const bwi_candidates *c, int *lo, int *hi);
+const bwi_model *bwi_candidates_model(const bwi_candidates *c);
+int bwi_candidates_images(const bwi_candidates *c); /* validation images */
+/* bwi_problem.evaluate and .sensitivity; context: the bwi_candidates. */
+BW_MUST_USE bw_status bwi_candidates_evaluate(void *c, const uint8_t *bits, int count, double *error, bw_error *err);
+BW_MUST_USE bw_status bwi_candidates_sensitivity(void *c, double (*loss)[9], bw_error *err);
+#endif
