@@ -176,6 +176,8 @@ static bool can_use_codes(const bwi_exec *e, const bwi_step *s, const char **why
         *why = "signed input codes";
     else if (aq->bits > 8)
         *why = "input codes above 8 bits";
+    else if (n->wq->q->real_codes)
+        *why = "weight codes that are not integers";
     else if (!fits_int8(n->wq))
         *why = "weight codes beyond int8";
     else

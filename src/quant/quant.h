@@ -3,7 +3,7 @@
  * A quantizer is three maps of one element x:
  *   latent  u = A(x; theta, stats)   clipped to the grid [lo, hi]
  *   grid    c = D(u)                 an integer: round half to even, or a sign
- *   value   xq = scale * code        with code = mul * c + add, the integer that convolutions multiply and deployment packs
+ *   value   xq = scale * code        with code = mul * c + add, the integer that convolutions multiply and deployment packs (see real_codes)
  * A gradient method says how a gradient passes D. All of them scale it element by element,
  *   dL/du = dL/dc * (1 + delta * sign(dL/dc) * (u - c) / (hi - lo))         (EWGS; delta = 0 is STE)
  * and differ in where delta comes from; MetaQuant's methods also replace the step of the weights (metanet.h).
@@ -86,6 +86,7 @@ typedef struct bwi_quantizer {
     int n_params;                           /* of weights; activations lack the one at output_scale: bwi_quant_n_params */
     const char *param[BWI_QPARAMS];         /* names of learned parameters in checkpoints: "step" */
     bwi_option option[BWI_OPTIONS];         /* ends at key NULL */
+    bool real_codes;                        /* `add` is not an integer, so codes are no bytes: layers multiply in float */
     bool needs_stats;                       /* statistics before every prepare, not only before init (weights only) */
     int output_scale; /* index of a parameter that init sets to mean|conv(x,w)| / mean|conv(xq,wq)| (weights), or -1 */
     /* Sets theta from statistics of the tensor: weights at load, activations on the first training batch. NULL: no parameters. */
