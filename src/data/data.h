@@ -49,6 +49,10 @@ typedef struct bwi_loader_options {
     uint64_t seed;
     const bwi_normalize *normalize;
     int limit; /* > 0: use only the first so many images of the split; more than there are means all */
+    /* Training split, > 0: so many images, a fixed random choice with as many of each class as can be, are kept apart: the loader gives all but
+     * them, or with `held` them alone. */
+    int holdout;
+    bool held;
 } bwi_loader_options;
 typedef struct bwi_batch {
     const float *x;        /* [n,h,w,c], normalised; valid, like the rest, until the next call of next, start or destroy */

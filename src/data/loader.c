@@ -22,6 +22,7 @@ struct bwi_loader {
     float value[MAX_CHANNELS][256]; /* normalised value of a pixel */
 
     /* of the thread */
+    uint32_t *pool;      /* [n], the images that it gives */
     uint32_t *order;     /* [n] */
     int64_t order_epoch; /* the epoch that `order` belongs to, -1: none */
     uint8_t *image;      /* [h,w,c] */
@@ -44,7 +45,7 @@ struct bwi_loader {
 static void make_order(bwi_loader *l, int64_t epoch)
 {
     if (l->order_epoch == epoch) return;
-    for (int i = 0; i < l->n; i++) l->order[i] = (uint32_t)i;
+    memcpy(l->order, l->pool, (size_t)l->n * sizeof *l->order);
     if (l->o.shuffle) {
         bwi_rng r = bwi_rng_make(l->o.seed, BWI_RNG_ORDER, (uint64_t)epoch, 0);
         bwi_rng_shuffle(&r, l->order, (size_t)l->n);
@@ -150,6 +151,49 @@ static bw_status check(const bwi_dataset *d, const bwi_loader_options *o, int n,
     return BW_OK;
 }
 
+/* Marks the images that are held out: in a random order that is the same for all runs, the first ones of each class up to its share. */
+static bw_status hold_out(const bwi_loader *l, int all, uint8_t *held, bw_error *err)
+{
+    const bwi_dataset *d = l->d;
+    const int classes = d->classes;
+    uint32_t *order = bwi_calloc((size_t)all, sizeof *order);
+    int *left = bwi_calloc((size_t)classes, sizeof *left);
+    uint8_t *image = bwi_calloc(bwi_shape_size(d->shape), 1);
+    int more = l->o.holdout;
+    if (!order || !left || !image) {
+        bwi_free(order), bwi_free(left), bwi_free(image);
+        return bwi_fail(err, BW_NOMEM, "no memory to hold out %d images", more);
+    }
+    for (int i = 0; i < all; i++) order[i] = (uint32_t)i;
+    bwi_rng r = bwi_rng_make(0, BWI_RNG_ORDER, UINT64_MAX, 0);
+    bwi_rng_shuffle(&r, order, (size_t)all);
+    for (int c = 0; c < classes; c++) left[c] = more / classes + (c < more % classes);
+    for (int any = 0; any < 2 && more; any++) /* a class may have fewer images than its share: others fill up */
+        for (int i = 0; i < all && more; i++) {
+            if (held[order[i]]) continue;
+            const int32_t label = d->image(d, l->o.split, (int)order[i], image);
+            if (!any && left[label]-- <= 0) continue;
+            held[order[i]] = 1;
+            more--;
+        }
+    bwi_free(order), bwi_free(left), bwi_free(image);
+    return BW_OK;
+}
+
+/* The images that the loader gives, before it shuffles them. */
+static bw_status make_pool(bwi_loader *l, int all, bw_error *err)
+{
+    uint8_t *held = bwi_calloc((size_t)all, 1);
+    l->pool = bwi_calloc((size_t)all, sizeof *l->pool);
+    bw_status st = held && l->pool ? BW_OK : bwi_fail(err, BW_NOMEM, "no memory for the order of %d images", all);
+    if (!st && l->o.holdout > 0) st = hold_out(l, all, held, err);
+    int n = 0;
+    for (int i = 0; !st && i < all && n < l->n; i++)
+        if (held[i] == l->o.held) l->pool[n++] = (uint32_t)i;
+    bwi_free(held);
+    return st;
+}
+
 static bw_status allocate(bwi_loader *l, bw_error *err)
 {
     const bwi_shape s = l->d->shape;
@@ -187,7 +231,13 @@ fail:
 bw_status bwi_loader_create(bwi_loader **out, const bwi_dataset *d, const bwi_loader_options *options, bw_error *err)
 {
     *out = NULL;
-    const int all = d->n[options->split], n = options->limit > 0 && options->limit < all ? options->limit : all;
+    const int all = d->n[options->split], there = !options->holdout ? all
+                                                  : options->held   ? options->holdout
+                                                                    : all - options->holdout;
+    const int n = options->limit > 0 && options->limit < there ? options->limit : there;
+    if (options->holdout < 0 || options->holdout >= all || (options->holdout && options->split != BWI_TRAIN))
+        return bwi_fail(err, BW_ARG, "data set '%s': %d of its %d training images cannot be held out", d->row->name,
+                        options->holdout, d->n[BWI_TRAIN]);
     bw_status st = check(d, options, n, err);
     if (st != BW_OK) return st;
     bwi_loader *l = bwi_calloc(1, sizeof *l);
@@ -199,6 +249,7 @@ bw_status bwi_loader_create(bwi_loader **out, const bwi_dataset *d, const bwi_lo
     l->order_epoch = -1;
     for (int k = 0; k < d->shape.c; k++)
         for (int v = 0; v < 256; v++) l->value[k][v] = bwi_normalized(l->o.normalize, k, v);
+    BWI_TRY(make_pool(l, all, err));
     BWI_TRY(allocate(l, err));
     BWI_TRY(start_thread(l, err));
     *out = l;
@@ -227,6 +278,7 @@ void bwi_loader_destroy(bwi_loader **loader)
         bwi_free(l->ring[i].labels);
         bwi_free(l->ring[i].index);
     }
+    bwi_free(l->pool);
     bwi_free(l->order);
     bwi_free(l->image);
     bwi_free(l->padded);

@@ -88,8 +88,9 @@ bw_status bwi_graph_add_param(bwi_graph *g, const char *node, const char *suffix
         p->numel *= (size_t)dim[i];
     }
     p->data = bwi_calloc(p->numel, bwi_dtype_size(g->real));
-    if (role != BWI_PARAM_STATE) p->grad = bwi_calloc(p->numel, bwi_dtype_size(g->real));
-    if (!p->data || (role != BWI_PARAM_STATE && !p->grad))
+    const bool has_grad = role != BWI_PARAM_STATE && role != BWI_PARAM_HYPER;
+    if (has_grad) p->grad = bwi_calloc(p->numel, bwi_dtype_size(g->real));
+    if (!p->data || (has_grad && !p->grad))
         return bwi_fail(err, BW_NOMEM, "no memory for parameter %s (%zu elements)", p->name, p->numel);
     return BW_OK;
 }
@@ -210,6 +211,7 @@ uint64_t bwi_graph_bytes(const bwi_graph *g, uint64_t *float_bytes)
 {
     uint64_t bits = 0, numel = 0;
     for (int i = 0; i < g->n_params; i++) {
+        if (g->param[i].role == BWI_PARAM_HYPER) continue;
         if (g->param[i].role == BWI_PARAM_QUANT) {
             bits += 32;
             continue;

@@ -17,7 +17,8 @@ typedef enum bwi_param_role {
     BWI_PARAM_BIAS,
     BWI_PARAM_NORM,
     BWI_PARAM_QUANT,
-    BWI_PARAM_STATE /* not trained: running statistics */
+    BWI_PARAM_STATE, /* not trained: running statistics */
+    BWI_PARAM_HYPER  /* of a network that makes weights (train/hyper.h); not part of the model's size */
 } bwi_param_role;
 typedef struct bwi_param {
     char name[BWI_NAME]; /* PyTorch's: "layer1.0.conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight_quant.step" */
@@ -27,7 +28,7 @@ typedef struct bwi_param {
     bwi_dtype dtype; /* the graph's real type; quantizer parameters are F64 */
     size_t numel;
     void *data; /* in memory 4-dimensional weights are OHWI */
-    void *grad; /* NULL for STATE */
+    void *grad; /* NULL for STATE and HYPER */
 } bwi_param;
 
 /* ---- Nodes -------------------------------------------------------------------------------------------------------------- */

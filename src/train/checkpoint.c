@@ -225,14 +225,19 @@ static bw_status get_quantizers(const bwi_tensors *ts, bwi_run *run, bw_error *e
 
 /* ---- Files --------------------------------------------------------------------------------------------------------------- */
 
-/* Tensors and metadata that models and checkpoints share. A state that is out of range is not worth a file. */
-static bw_status add_network(bwi_tensors *ts, const bwi_run *run, const char *kind, bw_error *err)
+/* Tensors and metadata that models and checkpoints share; materialised: without the blocks that made the weights, in the recipe too. A state that
+ * is out of range is not worth a file. */
+static bw_status add_network(bwi_tensors *ts, const bwi_run *run, const char *kind, bool materialised, bw_error *err)
 {
-    const char *what, *bad = bwi_params_out_of_range(&run->params, false, &what), *recipe = bw_recipe_text(run->recipe);
+    const char *what, *bad = bwi_params_out_of_range(&run->params, false, &what);
+    const int hidden = run->recipe->hypernet.hidden;
     bw_status st;
+    if (materialised) run->recipe->hypernet.hidden = 0;
+    const char *recipe = bw_recipe_text(run->recipe);
+    run->recipe->hypernet.hidden = hidden;
     if (bad) return bwi_fail(err, BW_NUMERIC, "a %s was to be saved, but a value of %s is out of range", kind, bad);
     if (!recipe) return bwi_fail(err, BW_NOMEM, "no memory for the resolved recipe");
-    BWI_TRY(bwi_export_params(run->graph, ts, err));
+    BWI_TRY(bwi_export_params(run->graph, !materialised, ts, err));
     BWI_TRY(bwi_export_meta(ts, kind, recipe, run->recipe->data.normalize, err));
     return BW_OK;
 fail:
@@ -249,7 +254,7 @@ bw_status bwi_model_save(const bwi_run *run, const char *path, bw_error *err)
 {
     bwi_tensors ts = {0};
     bw_status st;
-    BWI_TRY(add_network(&ts, run, BWI_KIND_MODEL, err));
+    BWI_TRY(add_network(&ts, run, BWI_KIND_MODEL, !run->recipe->hypernet.min_bits, err));
     BWI_TRY(write_file(path, &ts, err));
 fail:
     bwi_tensors_free(&ts);
@@ -260,7 +265,7 @@ bw_status bwi_checkpoint_save(bwi_run *run, bw_error *err)
 {
     bwi_tensors ts = {0};
     bw_status st;
-    BWI_TRY(add_network(&ts, run, BWI_KIND_CHECKPOINT, err));
+    BWI_TRY(add_network(&ts, run, BWI_KIND_CHECKPOINT, false, err));
     BWI_TRY(add_optimizer(&ts, run, err));
     BWI_TRY(add_meta(&ts, run, err));
     BWI_TRY(add_quantizers(&ts, run, err));

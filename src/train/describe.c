@@ -60,11 +60,14 @@ static json_t *layer(const bwi_graph *g, const bwi_node *n)
 
 json_t *bwi_describe(const bwi_graph *g)
 {
-    uint64_t float_bytes, parameters = 0;
+    uint64_t float_bytes, parameters = 0, blocks = 0;
     const uint64_t bytes = bwi_graph_bytes(g, &float_bytes);
     json_t *layers = json_array();
     for (int i = 0; i < g->n_params; i++)
-        if (g->param[i].role != BWI_PARAM_STATE && g->param[i].role != BWI_PARAM_QUANT) parameters += g->param[i].numel;
+        if (g->param[i].role == BWI_PARAM_HYPER)
+            blocks += g->param[i].numel;
+        else if (g->param[i].role != BWI_PARAM_STATE && g->param[i].role != BWI_PARAM_QUANT)
+            parameters += g->param[i].numel;
     for (int i = 0; layers && i < g->n_nodes; i++) {
         const bwi_node *n = &g->node[i];
         if (n->param[0] < 0 || g->param[n->param[0]].role != BWI_PARAM_WEIGHT) continue;
@@ -73,9 +76,10 @@ json_t *bwi_describe(const bwi_graph *g)
             return NULL;
         }
     }
-    return json_pack("{s:s, s:i, s:o, s:I, s:I, s:I, s:f}", "network", g->family, "classes", g->classes, "layers", layers,
-                     "parameters", (json_int_t)parameters, "bytes", (json_int_t)bytes, "float_bytes", (json_int_t)float_bytes,
-                     "ratio", bytes ? (double)float_bytes / (double)bytes : 0);
+    return json_pack("{s:s, s:i, s:o, s:I, s:I, s:I, s:I, s:f}", "network", g->family, "classes", g->classes, "layers", layers,
+                     "parameters", (json_int_t)parameters, "hypernet_parameters", (json_int_t)blocks, "bytes",
+                     (json_int_t)bytes, "float_bytes", (json_int_t)float_bytes, "ratio",
+                     bytes ? (double)float_bytes / (double)bytes : 0);
 }
 
 /* "4 bit lsq/ste step 0.0123" */
@@ -123,4 +127,6 @@ void bwi_describe_text(const json_t *d, bwi_text *t)
                  (long long)json_integer_value(json_object_get(d, "bytes")),
                  (long long)json_integer_value(json_object_get(d, "float_bytes")),
                  json_real_value(json_object_get(d, "ratio")));
+    const long long blocks = (long long)json_integer_value(json_object_get(d, "hypernet_parameters"));
+    if (blocks) bwi_text_add(t, "%lld parameters more make the weights from their bits\n", blocks);
 }

@@ -175,7 +175,8 @@ static bw_status prepare(update *u, bw_error *err)
     bwi_run *run = u->run;
     const bw_recipe *r = run->recipe;
     bwi_rng own = bwi_rng_make((uint64_t)r->train.seed, BWI_RNG_HESSIAN, UINT64_MAX, 0);
-    const int there = run->data->n[BWI_TRAIN], images = r->data.limit > 0 && r->data.limit < there ? r->data.limit : there;
+    const int there = run->data->n[BWI_TRAIN] - r->data.holdout;
+    const int images = r->data.limit > 0 && r->data.limit < there ? r->data.limit : there;
     bw_status st;
     if (!u->batch) u->batch = r->train.batch;
     if (u->batch > images) u->batch = images;
@@ -188,6 +189,7 @@ static bw_status prepare(update *u, bw_error *err)
         .seed = bwi_rng_u64(&own), /* not the order of the run, which goes on as if nothing had happened */
         .normalize = bwi_normalize_find(r->data.normalize),
         .limit = r->data.limit,
+        .holdout = r->data.holdout,
     };
     BWI_TRY(bwi_loader_create(&u->loader, run->data, &o, err));
     BWI_TRY(bwi_loader_start(u->loader, run->at.epoch, 0, err));

@@ -1,5 +1,6 @@
 #include "train/import.h"
 #include "data/data.h"
+#include "train/hyper.h"
 #include "zoo/zoo.h"
 #include <string.h>
 
@@ -135,12 +136,22 @@ static bool all_loaded(const bwi_graph *g, const bwi_quant *q, const bool *loade
     return true;
 }
 
+/* Whether the file has no block of any layer: the network that made weights was another, or none. */
+static bool lacks_blocks(const bwi_graph *g, const sources *s)
+{
+    for (int i = 0; i < g->n_params; i++)
+        for (size_t k = 0; g->param[i].role == BWI_PARAM_HYPER && k < s->ts->n; k++)
+            if (!strcmp(s->s[k].name, g->param[i].name)) return false;
+    return true;
+}
+
 /* Loads what is there and describes it, one line a parameter. */
 static void load_params(bwi_graph *g, sources *s, bool *loaded, bwi_text *report, int *found, int *missing)
 {
     char want[BWI_DIMS_TEXT], have[BWI_DIMS_TEXT];
     bwi_text lacking = {0};
-    int unset = 0;
+    int unset = 0, blocks = 0;
+    const bool no_blocks = lacks_blocks(g, s);
     for (int i = 0; i < g->n_params; i++) {
         bwi_param *p = &g->param[i];
         const bwi_tensor *t = sources_find(s, p->name);
@@ -157,6 +168,8 @@ static void load_params(bwi_graph *g, sources *s, bool *loaded, bwi_text *report
             ++*missing;
         } else if (p->role == BWI_PARAM_QUANT) {
             unset++;
+        } else if (p->role == BWI_PARAM_HYPER && no_blocks) {
+            blocks++;
         } else {
             bwi_text_add(&lacking, "missing: %s %s\n", p->name, want);
             ++*missing;
@@ -165,6 +178,7 @@ static void load_params(bwi_graph *g, sources *s, bool *loaded, bwi_text *report
     bwi_text_add(report, "%s", lacking.s ? lacking.s : "");
     if (lacking.failed) report->failed = 1;
     bwi_free(lacking.s);
+    if (blocks) bwi_text_add(report, "%d parameters of blocks are not in the file: they start from its weights\n", blocks);
     if (unset) bwi_text_add(report, "%d quantizer parameters are not in the file: they will be set from data\n", unset);
 }
 
@@ -204,6 +218,7 @@ bw_status bwi_import_params(bwi_graph *g, const bwi_tensors *ts, bwi_text *repor
             q->ready = true;
             memcpy(q->theta0, q->theta, sizeof q->theta0);
         }
+    if (lacks_blocks(g, &s)) bwi_hyper_adopt(g);
     list_extra(&s, &lines, extra);
     bwi_text_add(report, "%d of %d parameters of %s found, %d missing, %d tensors left over\n%s", found, g->n_params, g->family,
                  *missing, *extra, lines.s ? lines.s : "");
@@ -289,12 +304,12 @@ static bool is_unset(const bwi_graph *g, const bwi_param *p)
     return false;
 }
 
-bw_status bwi_export_params(const bwi_graph *g, bwi_tensors *ts, bw_error *err)
+bw_status bwi_export_params(const bwi_graph *g, bool blocks, bwi_tensors *ts, bw_error *err)
 {
     bw_status st = BW_OK;
     for (int i = 0; i < g->n_params; i++) {
         const bwi_param *p = &g->param[i];
-        if (is_unset(g, p)) continue;
+        if (is_unset(g, p) || (p->role == BWI_PARAM_HYPER && !blocks)) continue;
         size_t size = bwi_dtype_size(p->dtype);
         uint8_t *copy = bwi_own_alloc(&ts->own, p->numel * size);
         if (!copy) return bwi_fail(err, BW_NOMEM, "out of memory for parameter %s", p->name);
@@ -360,7 +375,7 @@ static bw_status write_model(const char *path, const bwi_graph *g, const bwi_net
     bwi_tensors ts = {0};
     char *recipe = make_recipe(g, o, normalize);
     if (!recipe) return bwi_fail(err, BW_NOMEM, "out of memory for the recipe");
-    BWI_TRY(bwi_export_params(g, &ts, err));
+    BWI_TRY(bwi_export_params(g, true, &ts, err));
     BWI_TRY(bwi_export_meta(&ts, "model", recipe, normalize, err));
     BWI_TRY(
         bwi_safetensors_write(path, ts.t, ts.n, (const char *const *)ts.key, (const char *const *)ts.value, ts.n_meta, err));

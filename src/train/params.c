@@ -3,9 +3,11 @@
 #include <math.h>
 #include <string.h>
 
-static int group_of(bwi_param_role role)
+static int group_of(const bwi_param *p)
 {
-    switch (role) {
+    switch (p->role) {
+    case BWI_PARAM_HYPER: /* matrices and biases of a network that makes weights */
+        return p->ndim > 1 ? BWI_GROUP_WEIGHTS : BWI_GROUP_NORM;
     case BWI_PARAM_WEIGHT:
         return BWI_GROUP_WEIGHTS;
     case BWI_PARAM_QUANT:
@@ -63,7 +65,7 @@ bw_status bwi_params_create(bwi_params *p, bwi_graph *graph, const bw_recipe *r,
     if (!p->slot || !p->param || !p->deferred) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the optimizer"));
     for (int i = 0; i < graph->n_params; i++) {
         const bwi_param *param = &graph->param[i];
-        const int group = group_of(param->role);
+        const int group = group_of(param);
         if (group < 0) continue;
         bwi_slot *s = &p->slot[p->n];
         *s = (bwi_slot){.name = param->name,
@@ -100,9 +102,19 @@ double bwi_params_lr(const bwi_params *p, int group, int64_t epoch, int64_t step
 
 void bwi_params_step_slot(bwi_params *p, int slot, int64_t epoch, int64_t step)
 {
-    const int group = p->slot[slot].group;
+    bwi_params_step_part(p, slot, 0, p->slot[slot].n, p->slot[slot].grad, epoch, step);
+}
+
+void bwi_params_step_part(const bwi_params *p, int slot, size_t from, size_t n, const void *grad, int64_t epoch, int64_t step)
+{
+    bwi_slot part = p->slot[slot];
     const int64_t t = epoch * p->position.steps + step + 1 - p->idle;
-    if (t > 0) p->optimizer->step(&p->slot[slot], &p->group[group], bwi_params_lr(p, group, epoch, step), t);
+    const size_t offset = from * bwi_dtype_size(part.dtype);
+    part.n = n;
+    part.grad = grad;
+    part.data = (char *)part.data + offset;
+    for (int k = 0; k < p->optimizer->n_states; k++) part.state[k] = (char *)part.state[k] + offset;
+    if (t > 0) p->optimizer->step(&part, &p->group[part.group], bwi_params_lr(p, part.group, epoch, step), t);
 }
 
 void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step)

@@ -29,6 +29,8 @@ double bwi_params_lr(const bwi_params *p, int group, int64_t epoch, int64_t step
 void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step);
 /* On one slot. */
 void bwi_params_step_slot(bwi_params *p, int slot, int64_t epoch, int64_t step);
+/* On elements from .. from + n - 1 of one slot, from a gradient [n] that lies elsewhere. Different parts may be stepped side by side. */
+void bwi_params_step_part(const bwi_params *p, int slot, size_t from, size_t n, const void *grad, int64_t epoch, int64_t step);
 /* Name of the first parameter, in the graph's order, that holds a value (or, with grads, a gradient) that is not finite, or so large that
  * the next batch norm, which squares, would make it so; NULL: none. *what becomes "value" or "gradient". */
 const char *bwi_params_out_of_range(const bwi_params *p, bool grads, const char **what);

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "data/data.h"
 #include "optim/optim.h"
+#include "train/hyper.h"
 #include "zoo/zoo.h"
 #include <errno.h>
 #include <math.h>
@@ -74,6 +75,10 @@ static const bwi_key keys[] = {
     NAME("data.normalize", data.normalize, "cifar", normalizations, "mean and standard deviation of the channels"),
     BOOL("data.augment", data.augment, "true", "training images: pad by 4, crop at random, flip at random"),
     INT("data.limit", data.limit, "0", 0, 1e9, "use only the first so many images of each split; 0: all"),
+    INT("data.holdout", data.holdout, "0", 0, 1e9,
+        "training images that are kept apart for search, the same ones in every run and as many of each class; while there are "
+        "any, training "
+        "is evaluated on them and does not see the test images"),
 
     TEXT("quant.weight", quant.weight, "none",
          "weight quantizer with its options, such as lsq:nf_with_batch=1; none: weights stay float"),
@@ -86,6 +91,14 @@ static const bwi_key keys[] = {
     {"quant.layers", BWI_KEY_RULES, AT(quant.layers), "[]", -1, 8, NULL,
      "rules for single layers, later ones win: [{match: 'layer1.*', weight_bits: 4, activation_bits: -1}]; -1: float, 0: "
      "unchanged"},
+
+    INT("hypernet.hidden", hypernet.hidden, "0", 0, BWI_HYPER_HIDDEN,
+        "MetaQuantNet: every quantized layer's weights are made from its bit-width by a network of so many hidden units; 0: "
+        "no"),
+    INT("hypernet.min_bits", hypernet.min_bits, "0", 0, 8,
+        "every step draws each layer's bits from min_bits to max_bits; 0: the bits of the quant keys, at which it is evaluated "
+        "too"),
+    INT("hypernet.max_bits", hypernet.max_bits, "0", 0, 8, "see hypernet.min_bits"),
 
     TEXT("distill.teacher", distill.teacher, "",
          "model file whose network teaches, usually the float one of init; the loss, also the one reported for training, is "
@@ -508,7 +521,7 @@ static bw_status check(const bw_recipe *r, bw_error *err)
     BWI_TRY(check_quantizer("quant.weight", r->quant.weight, r->quant.weight_gradient, BWI_WEIGHT, r->quant.weight_bits, err));
     BWI_TRY(check_quantizer("quant.activation", r->quant.activation, r->quant.activation_gradient, BWI_ACTIVATION,
                             r->quant.activation_bits, err));
-    return BW_OK;
+    return bwi_hyper_check(r, err);
 fail:
     return st;
 }
@@ -578,6 +591,7 @@ bw_status bwi_recipe_graph(bwi_graph **out, const bw_recipe *r, int classes, bw_
     bw_status st;
     BWI_TRY(bwi_net_create(out, r->net.family, &net, BWI_DT_F32, err));
     BWI_TRY(bwi_graph_quantize(*out, &spec, err));
+    if (r->hypernet.hidden) BWI_TRY(bwi_hyper_attach(*out, r->hypernet.hidden, err));
     return BW_OK;
 fail:
     bwi_graph_destroy(out);

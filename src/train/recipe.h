@@ -16,7 +16,7 @@ struct bw_recipe {
     struct {
         char *source, *normalize;
         bool augment;
-        int limit;
+        int limit, holdout;
     } data;
     struct {
         char *weight, *weight_gradient, *activation, *activation_gradient, *policy;
@@ -24,6 +24,9 @@ struct bw_recipe {
         bwi_layer_rule *layers; /* owned, as their match */
         int n_layers;
     } quant;
+    struct {
+        int hidden, min_bits, max_bits;
+    } hypernet; /* hidden 0: none; min_bits 0: the layers' own bits */
     struct {
         char *teacher;
     } distill; /* a model of this library; "": none */

@@ -3,6 +3,7 @@
 #define BWI_RUN_H
 #include "data/data.h"
 #include "train/distill.h"
+#include "train/hyper.h"
 #include "train/meta.h"
 #include "train/params.h"
 
@@ -34,6 +35,7 @@ typedef struct bwi_run {
     bwi_teacher teacher; /* of recipe key distill.teacher */
     bwi_params params;
     bwi_meta *meta;         /* NULL: gradients are not learned */
+    bwi_hyper *hyper;       /* NULL: weights are not made from bits */
     int64_t steps;          /* per epoch */
     bwi_progress at, saved; /* saved: what the checkpoint on disk holds */
     bwi_meter meter;
@@ -45,7 +47,8 @@ typedef struct bwi_run {
 BW_MUST_USE bw_status bwi_checkpoint_save(bwi_run *run, bw_error *err);
 /* Continues from the checkpoint; BW_ARG, naming the keys, when its recipe differs. */
 BW_MUST_USE bw_status bwi_checkpoint_load(bwi_run *run, bw_error *err);
-/* Writes the network alone, for evaluation: parameters, quantizers, recipe. */
+/* Writes the network alone, for evaluation: parameters, quantizers, recipe. Weights that a hypernetwork made at fixed bits become ordinary
+ * ones, and it is left out, in the recipe too; while bits are drawn it stays. */
 BW_MUST_USE bw_status bwi_model_save(const bwi_run *run, const char *path, bw_error *err);
 
 /* ---- metrics.c ----------------------------------------------------------------------------------------------------------- */

@@ -116,9 +116,11 @@ static bw_status open_data(bwi_run *run, bw_error *err)
         .seed = (uint64_t)r->train.seed,
         .normalize = bwi_normalize_find(r->data.normalize),
         .limit = r->data.limit,
+        .holdout = r->data.holdout,
     };
     BWI_TRY(bwi_loader_create(&run->train_loader, run->data, &o, err));
-    o.split = BWI_TEST;
+    o.held = o.holdout > 0;
+    if (!o.held) o.split = BWI_TEST;
     o.batch = r->train.eval_batch;
     o.augment = o.shuffle = o.drop_last = false;
     BWI_TRY(bwi_loader_create(&run->test_loader, run->data, &o, err));
@@ -145,6 +147,8 @@ static bw_status build_network(bwi_run *run, char **precision_note, bw_error *er
     BWI_TRY(bwi_exec_create(&run->test_exec, run->graph, &o, NULL, err));
     BWI_TRY(bwi_params_create(&run->params, run->graph, r, run->steps, err));
     BWI_TRY(bwi_meta_create(&run->meta, &run->params, (uint64_t)r->train.seed, err));
+    BWI_TRY(bwi_hyper_create(&run->hyper, run->graph, err));
+    if (run->hyper) BWI_TRY(bwi_hyper_train(run->hyper, &run->params, r, err));
     BWI_TRY(bwi_teacher_open(&run->teacher, r, run->graph, err));
     return BW_OK;
 fail:
@@ -179,6 +183,7 @@ static bw_status init_network(bwi_run *run, bw_error *err)
     int reset = 0;
     bw_status st;
     bwi_graph_init(run->graph, (uint64_t)run->recipe->train.seed);
+    bwi_hyper_init(run->graph, (uint64_t)run->recipe->train.seed);
     if (!*path) return BW_OK;
     BWI_TRY(bwi_import_file(run->graph, path, &report, err));
     BWI_TRY(note(run, report, err));
@@ -249,11 +254,13 @@ static bw_status train_step(bwi_run *run, const bwi_batch *batch, bw_error *err)
     bw_status st;
     memcpy(bwi_exec_input(run->exec), batch->x, (size_t)batch->n * bwi_shape_size(run->data->shape) * sizeof(float));
     if (run->meta) BWI_TRY(bwi_meta_before(run->meta, at->epoch, at->step, err));
+    if (run->hyper) bwi_hyper_before(run->hyper, at->epoch, at->step);
     BWI_TRY(bwi_exec_forward(run->exec, batch->n, true, NULL, err));
     BWI_TRY(bwi_teacher_loss(&run->teacher, run->exec, batch, &loss, &top1, &top5, err));
     if (!isfinite(loss)) return bwi_fail(err, BW_NUMERIC, "the loss is not finite");
     BWI_TRY(bwi_exec_backward(run->exec, err));
     if (run->meta) bwi_meta_after(run->meta, at->epoch, at->step);
+    if (run->hyper) bwi_hyper_after(run->hyper, at->epoch, at->step);
     bwi_params_step(&run->params, at->epoch, at->step);
     at->loss_sum += loss * batch->n;
     at->top1 += top1;
@@ -313,6 +320,7 @@ static bw_status end_epoch(bwi_run *run, bw_error *err)
     char *line = NULL;
     bw_status st;
     if (bwi_params_out_of_range(&run->params, false, &what)) return bwi_fail(err, BW_NUMERIC, "a parameter is out of range");
+    if (run->hyper) bwi_hyper_make(run->hyper, NULL, run->graph);
     BWI_TRY(evaluate(run, err));
     at->train_loss = mean(at->loss_sum, at->images);
     at->train_top1 = 100 * mean((double)at->top1, at->images);
@@ -393,6 +401,7 @@ static bw_status diverged(const bwi_run *run, bw_error *err)
 static void close_run(bwi_run *run)
 {
     bwi_meta_destroy(&run->meta);
+    bwi_hyper_destroy(&run->hyper);
     bwi_params_destroy(&run->params);
     bwi_exec_destroy(&run->exec);
     bwi_exec_destroy(&run->test_exec);
