@@ -546,9 +546,57 @@ static void lack_of_memory_leaves_nothing(void **state)
     }
 }
 
+/* Training images that are held out: as many of each class, the same ones whatever the loader's seed, and no image on both sides. */
+static void holdout_is_disjoint(void **state)
+{
+    (void)state;
+    bwi_dataset *d = open_set("shapes");
+    enum { HELD = 105 };
+    uint8_t *seen = calloc((size_t)d->n[BWI_TRAIN], 1);
+    int of_class[10] = {0}, all = 0;
+    uint32_t first[HELD];
+    for (int round = 0; round < 3; round++) { /* held, held again with another seed, the rest */
+        bwi_loader_options o = {.split = BWI_TRAIN,
+                                .batch = 50,
+                                .normalize = bwi_normalize_find("half"),
+                                .holdout = HELD,
+                                .held = round < 2,
+                                .shuffle = round == 2,
+                                .seed = (uint64_t)round};
+        bwi_loader *l;
+        bwi_batch b;
+        bw_error err;
+        int n = 0;
+        if (bwi_loader_create(&l, d, &o, &err) != BW_OK) fail_msg("%s", err.msg);
+        assert_int_equal(bwi_loader_start(l, 0, 0, &err), BW_OK);
+        for (;;) {
+            assert_int_equal(bwi_loader_next(l, &b, &err), BW_OK);
+            if (!b.n) break;
+            for (int i = 0; i < b.n; i++, n++) {
+                if (round == 0) first[n] = b.index[i], of_class[b.labels[i]]++;
+                if (round == 1) assert_int_equal(b.index[i], first[n]);
+                if (round != 1) assert_int_equal(seen[b.index[i]]++, 0);
+            }
+        }
+        assert_int_equal(n, round < 2 ? HELD : d->n[BWI_TRAIN] - HELD);
+        all += round != 1 ? n : 0;
+        bwi_loader_destroy(&l);
+    }
+    assert_int_equal(all, d->n[BWI_TRAIN]);
+    for (int c = 0; c < 10; c++) assert_int_equal(of_class[c], 10 + (c < 5));
+    bwi_loader *none;
+    bw_error err;
+    bwi_loader_options o = {.split = BWI_TRAIN, .batch = 5, .normalize = bwi_normalize_find("half"), .holdout = 1 << 30};
+    assert_int_equal(bwi_loader_create(&none, d, &o, &err), BW_ARG);
+    assert_non_null(strstr(err.msg, "held out"));
+    free(seen);
+    bwi_dataset_close(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(holdout_is_disjoint),
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(rows_are_complete),
         cmocka_unit_test(cifar10_is_checked_and_decoded),
