@@ -83,11 +83,11 @@ static bw_status emit_layers(emitter *e, const bwr_plan *p)
         const bwr_value none = {0}, *in = l->in < 0 ? &none : &p->value[l->in];
         bwi_text_add(&e->text,
                      "    /* %s */ {KIND_%s, %ld, %ld, %ld, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, "
-                     "%d, %d, %ld, %ld, %d, {",
+                     "%d, %d, %d, %ld, %ld, %d, {",
                      l->name, bwr_kind_name[l->kind], place(p, l->in), place(p, l->residual), place(p, l->out), in->h, in->w,
                      l->kind == BWR_input ? l->c : in->c, l->h, l->w, l->c, l->kh, l->kw, l->stride, l->pad, l->groups,
-                     l->wbits, l->asigned, l->sum_mul, l->sum_add, l->relu, l->has_bias, l->has_norm, (long)l->codes_at,
-                     (long)l->floats_at, l->n_codes);
+                     l->wbits, l->asigned, l->sum_mul, l->sum_add, l->relu, l->has_shift, l->has_bias, l->has_norm,
+                     (long)l->codes_at, (long)l->floats_at, l->n_codes);
         for (int q = 0; q < BWK_MAX_CODES; q++)
             bwi_text_add(&e->text, "%s%ld", q ? ", " : "", q < l->n_codes ? place(p, l->codes[q].value) : 0);
         bwi_text_add(&e->text, "}},\n");

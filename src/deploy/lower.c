@@ -77,6 +77,25 @@ static float *own_floats(lowering *w, size_t n)
     return bwi_own_alloc(&w->out->own, n * sizeof(float));
 }
 
+/* Weights are mul * c + add with c from lo on. Packed are numbers v: with one bit -1 and +1, else from -2^(b-1) on; so weights are
+ * sum_mul * v + sum_add, and + sum_shift when add is no integer. Without a sign c = (v + 1) / 2 of one bit: twice the weights, at half the
+ * scale. A sum of codes wants one small sum_shift, which loses least; float weights the two that training adds, which then loses nothing. */
+static void lower_weights(bwr_layer *l, const bwi_quant *wq)
+{
+    const bwi_qk *k = &wq->k;
+    const bool sign = k->mode & BWI_QMODE_SIGN, half = wq->bits == 1 && !sign;
+    const int mul = (int)k->mul, lo = (int)k->lo, offset = sign ? 0 : mul * (half ? 2 * lo + 1 : lo + (1 << (wq->bits - 1)));
+    const double add = half ? 2 * k->add : k->add, all = offset + add;
+    l->sum_mul = mul;
+    if (half) l->scale = l->scale / 2;
+    if (all == floor(all) && all >= 0 && all <= 255) {
+        l->sum_add = (int)all;
+        return;
+    }
+    l->sum_add = l->kind == BWR_conv ? 0 : offset;
+    l->sum_shift = (float)(all - l->sum_add);
+}
+
 static bw_status lower_conv(lowering *w, const bwi_node *n, bw_error *err)
 {
     const bwi_value *v = &w->g->value[n->in[0]];
@@ -98,13 +117,7 @@ static bw_status lower_conv(lowering *w, const bwi_node *n, bw_error *err)
     x->l.abits = aq ? aq->bits : 0;
     x->l.asigned = aq && aq->k.lo < 0;
     x->l.scale = (float)((aq ? aq->k.scale : 1) * (wq ? wq->k.scale : 1));
-    if (wq) { /* code = mul * c + add with c from lo on; packed codes begin at -2^(b-1) */
-        const int offset = wq->k.mode & BWI_QMODE_SIGN ? 0 : (int)wq->k.lo + (1 << (wq->bits - 1));
-        x->l.sum_mul = (int)wq->k.mul;
-        x->l.sum_add = (int)wq->k.mul * offset + (int)wq->k.add;
-        if (x->l.sum_add && s.groups != 1)
-            return bwi_fail(err, BW_UNSUPPORTED, "layer %s: %s weights in groups cannot be packed", n->name, wq->q->name);
-    }
+    if (wq) lower_weights(&x->l, wq);
     if (!n->attr.bias) return BW_OK;
     const bwi_param *bias = &w->g->param[n->param[1]];
     if (!(x->bias = own_floats(w, bias->numel))) return no_memory(err);
@@ -219,15 +232,15 @@ static bw_status add_floats(bytes *b, const float *data, size_t n, bw_error *err
     return data ? add(b, data, n * sizeof *data, err) : BW_OK;
 }
 
-/* Codes, given as floats, at their bits; zeros in `to` before. */
-static void pack_codes(const bwr_layer *l, const float *code, size_t n, uint8_t *to)
+/* Codes mul * c + add, given as floats, at their bits; zeros in `to` before. */
+static void pack_codes(const bwi_quant *wq, const float *code, size_t n, uint8_t *to)
 {
     for (size_t i = 0; i < n; i++) {
-        const int v = ((int)code[i] - l->sum_add) / l->sum_mul;
-        const unsigned bits = l->wbits == 1 ? v > 0 : (unsigned)(v + (1 << (l->wbits - 1)));
-        const size_t at = i * (size_t)l->wbits;
+        const int c = (int)lrint(((double)code[i] - wq->k.add) / wq->k.mul);
+        const unsigned bits = wq->k.mode & BWI_QMODE_SIGN ? c > 0 : (unsigned)(c - (int)wq->k.lo);
+        const size_t at = i * (size_t)wq->bits;
         to[at / 8] = (uint8_t)(to[at / 8] | bits << (at % 8));
-        if (at % 8 + (size_t)l->wbits > 8) to[at / 8 + 1] = (uint8_t)(to[at / 8 + 1] | bits >> (8 - at % 8));
+        if (at % 8 + (size_t)wq->bits > 8) to[at / 8 + 1] = (uint8_t)(to[at / 8 + 1] | bits >> (8 - at % 8));
     }
 }
 
@@ -240,7 +253,7 @@ static bw_status add_codes(const lowering *w, const lowered *x, bytes *codes, bw
     bw_status st = packed && real ? BW_OK : no_memory(err);
     if (!st) {
         bwi_quant_codes(x->node->wq, p->data, p->dtype, p->numel, BWI_DT_F32, real);
-        pack_codes(&x->l, real, p->numel, packed);
+        pack_codes(x->node->wq, real, p->numel, packed);
         st = add(codes, packed, n, err);
     }
     bwi_free(packed);
@@ -253,6 +266,7 @@ static bw_status add_layer(const lowering *w, const lowered *x, bytes *floats, b
     const size_t c = (size_t)x->l.c;
     bw_status st;
     BWI_TRY(add_floats(floats, &x->l.scale, 1, err));
+    if (x->l.sum_shift != 0) BWI_TRY(add_floats(floats, &x->l.sum_shift, 1, err));
     for (int i = 0; i < x->l.n_codes; i++) {
         const bwr_codes *q = &x->l.codes[i];
         BWI_TRY(add_floats(floats, (const float[]){q->sub, q->mul, q->add, q->lo, q->hi}, 5, err));
@@ -287,7 +301,7 @@ static void describe(const bwr_layer *l, bool bias, bool norm, bwi_text *t)
     if (l->abits) bwi_text_add(t, " a%d%s", l->abits, l->asigned ? "z" : "");
     if (l->sum_mul != 1) bwi_text_add(t, " m%d", l->sum_mul);
     if (l->sum_add) bwi_text_add(t, " t%d", l->sum_add);
-    bwi_text_add(t, "%s%s%s", bias ? " B" : "", norm ? " N" : "", l->relu ? " R" : "");
+    bwi_text_add(t, "%s%s%s%s", l->sum_shift != 0 ? " T" : "", bias ? " B" : "", norm ? " N" : "", l->relu ? " R" : "");
     for (int i = 0; i < l->n_codes; i++) bwi_text_add(t, " q%d%s", l->codes[i].value, l->codes[i].is_signed ? "z" : "");
 }
 

@@ -71,19 +71,46 @@ static void window(walk *w, const bwr_layer *l)
     bwi_onnx_ints(&w->o, "pads", 4, (int64_t[]){l->pad, l->pad, l->pad, l->pad});
 }
 
+/* x by weights: a convolution or a matrix product. */
+static char *multiply(walk *w, const bwr_layer *l, const char *step, char *x, char *weight, int groups)
+{
+    if (is_matrix(w, l)) {
+        x = then(w, l, "Gemm", step, x, weight);
+        bwi_onnx_int(&w->o, "transB", 1);
+        return x;
+    }
+    x = then(w, l, "Conv", step, x, weight);
+    window(w, l);
+    bwi_onnx_int(&w->o, "group", groups);
+    return x;
+}
+
+/* Sums of the codes under the kernel, by weights of 1: one for all channels, or in groups one for each. */
+static char *window_sums(walk *w, const bwr_layer *l, char *x)
+{
+    const int group = w->p->value[l->in].c / l->groups;
+    const int64_t dim[4] = {l->groups == 1 ? 1 : l->c, group, l->kh, l->kw};
+    const size_t n = (size_t)dim[0] * (size_t)group * (size_t)l->kh * (size_t)l->kw;
+    float *ones = bwi_onnx_alloc(&w->o, n * sizeof *ones);
+    for (size_t i = 0; ones && i < n; i++) ones[i] = 1;
+    if (!ones) return x;
+    char *weight = bwi_onnx_tensor(&w->o, bwi_onnx_text(&w->o, "%s.ones", l->name), ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT,
+                                   is_matrix(w, l) ? 2 : 4, dim, ones);
+    return multiply(w, l, "window", x, weight, l->groups);
+}
+
 static char *convolve(walk *w, const bwr_layer *l, char *x)
 {
     char *weight = weights(w, l);
     if (!weight) return x; /* no memory */
-    if (is_matrix(w, l)) {
-        x = then(w, l, "Gemm", "product", then(w, l, "Flatten", "flat", x, NULL), weight);
-        bwi_onnx_int(&w->o, "transB", 1);
-        return x;
-    }
-    x = then(w, l, "Conv", "conv", x, weight);
-    window(w, l);
-    bwi_onnx_int(&w->o, "group", l->groups);
-    return x;
+    const bool shift = l->sum_shift != 0;
+    if (shift && l->kind == BWR_conv_real)
+        weight = then(w, l, "Add", "weight_shift", weight, bwi_onnx_scalar(&w->o, l->sum_shift));
+    if (is_matrix(w, l)) x = then(w, l, "Flatten", "flat", x, NULL);
+    char *sums = multiply(w, l, is_matrix(w, l) ? "product" : "conv", x, weight, l->groups);
+    if (!shift || l->kind == BWR_conv_real) return sums;
+    return then(w, l, "Add", "shifted", sums,
+                then(w, l, "Mul", "shift", window_sums(w, l, x), bwi_onnx_scalar(&w->o, l->sum_shift)));
 }
 
 /* Every stride-th pixel, zero channels around (option A of He et al.). */

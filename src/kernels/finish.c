@@ -3,7 +3,7 @@
 #include "base/cpu.h"
 #include "kernels/finish_scalar.h"
 
-static void finish_ref(void *finish, int pixel, int pixels, int channel, int channels, const int32_t *acc, int stride)
+void bwk_finish_ref(void *finish, int pixel, int pixels, int channel, int channels, const int32_t *acc, int stride)
 {
     for (int p = 0; p < pixels; p++)
         for (int c = 0; c < channels; c++)
@@ -18,7 +18,7 @@ static const bwk_finish_row finishes[] = {
     {"avx512", BWI_CPU_AVX512, bwk_finish_avx512},
     {"avx2", BWI_CPU_AVX2, bwk_finish_avx2},
 #endif
-    {"ref", 0, finish_ref},
+    {"ref", 0, bwk_finish_ref},
 };
 
 const bwk_finish_row *bwk_finish_at(size_t i)

@@ -1,7 +1,9 @@
 /* What follows the sums of a convolution: scale, batch norm, residual, ReLU, and the codes of the next layers.
  *
  * One form, in float, each operation rounded once and none contracted, in this order:
- *   t = (float)(sum_mul * acc + sum_add * window) * scale        the integers are exact; then one rounding each
+ *   t = (float)(sum_mul * acc + sum_add * window)                exact integers, then one rounding
+ *   t = t + sum_shift * (float)window                            where weights are integers and a real number; the product is rounded first
+ *   t = t * scale
  *   t = t + bias[c]                                              where there is a bias
  *   t = t * a[c];  t = t + b[c]                                  where there is a batch norm
  *   t = t + residual                                             where there is one
@@ -27,7 +29,10 @@ typedef struct bwk_codes {
 typedef struct bwk_finish {
     int channels; /* of the map */
     int32_t sum_mul, sum_add;
-    const int32_t *window; /* [pixels] sum of the activation codes under the kernel; NULL when sum_add is 0 */
+    float sum_shift; /* 0: none */
+    const int32_t
+        *window; /* [pixels][channels / group] sums of the activation codes under the kernel; NULL: nothing is added of them */
+    int group;   /* channels that share a window sum; 0: all of them */
     float scale;
     const float *bias, *a, *b; /* NULL: none; a and b come together */
     const float *residual;     /* [pixels][channels]; NULL: none */

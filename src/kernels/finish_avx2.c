@@ -9,7 +9,9 @@ static inline void eight(const bwk_finish *f, size_t pixel, size_t channel, cons
     const size_t at = pixel * (size_t)f->channels + channel;
     __m256i sum = _mm256_mullo_epi32(_mm256_loadu_si256((const __m256i *)acc), _mm256_set1_epi32(f->sum_mul));
     if (f->window) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(f->sum_add * f->window[pixel]));
-    __m256 t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(f->scale));
+    __m256 t = _mm256_cvtepi32_ps(sum);
+    if (f->sum_shift != 0) t = _mm256_add_ps(t, _mm256_set1_ps(f->sum_shift * (float)f->window[pixel]));
+    t = _mm256_mul_ps(t, _mm256_set1_ps(f->scale));
     if (f->bias) t = _mm256_add_ps(t, _mm256_loadu_ps(f->bias + channel));
     if (f->a) t = _mm256_add_ps(_mm256_mul_ps(t, _mm256_loadu_ps(f->a + channel)), _mm256_loadu_ps(f->b + channel));
     if (f->residual) t = _mm256_add_ps(t, _mm256_loadu_ps(f->residual + at));
@@ -31,6 +33,10 @@ bwk_finish_fn bwk_finish_avx2;
 void bwk_finish_avx2(void *finish, int pixel, int pixels, int channel, int channels, const int32_t *acc, int stride)
 {
     const bwk_finish *f = finish;
+    if (f->window && f->group) { /* rare */
+        bwk_finish_ref(finish, pixel, pixels, channel, channels, acc, stride);
+        return;
+    }
     for (int p = 0; p < pixels; p++, acc += stride) {
         int c = 0;
         for (; c + 8 <= channels; c += 8) eight(f, (size_t)(pixel + p), (size_t)(channel + c), acc + c);

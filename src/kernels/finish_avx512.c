@@ -1,7 +1,7 @@
 /* The finish for AVX-512: 64 values at a time, of two pixels and 32 channels or four pixels and 16, so that what is asked of a finish is
  * asked once for all of them. */
 #if defined(__x86_64__)
-#include "kernels/finish.h"
+#include "kernels/finish_scalar.h"
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -59,7 +59,7 @@ typedef struct lane {
 
 /* What there is to do. Known when compiled for the common forms, where it costs nothing to ask. */
 typedef struct form {
-    bool mul, window, bias, norm, residual, relu, real;
+    bool mul, window, shift, bias, norm, residual, relu, real;
     bool sub, add, low; /* of codes: whether they need the subtraction, the addition, the lower limit */
     bool zero;          /* in place of a ReLU that only codes would see: packing to uint8 makes 0 of what is less */
     int codes;
@@ -67,8 +67,9 @@ typedef struct form {
 
 static form form_of(const bwk_finish *f)
 {
-    form o = {.mul = f->sum_mul != 1, .window = f->window, .bias = f->bias, .norm = f->a, .residual = f->residual};
-    o.relu = f->relu, o.real = f->real, o.codes = f->n_codes;
+    form o = {
+        .mul = f->sum_mul != 1, .window = f->window && f->sum_add, .bias = f->bias, .norm = f->a, .residual = f->residual};
+    o.shift = f->sum_shift != 0, o.relu = f->relu, o.real = f->real, o.codes = f->n_codes;
     for (int k = 0; k < f->n_codes; k++) {
         const bwk_codes *q = &f->codes[k];
         /* Adding or subtracting zero changes at most the sign of a zero, which a code does not have. */
@@ -90,7 +91,9 @@ INLINE void values_of(const bwk_finish *f, const form o, const place w, const la
     EACH sum[i] = _mm512_maskz_loadu_epi32(w.m, acc + pixel_of(w, i) * stride + 16 * half_of(w, i));
     if (o.mul) EACH sum[i] = _mm512_mullo_epi32(sum[i], _mm512_set1_epi32(f->sum_mul));
     if (o.window) EACH sum[i] = _mm512_add_epi32(sum[i], _mm512_set1_epi32(f->sum_add * f->window[pixel + pixel_of(w, i)]));
-    EACH t[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_set1_ps(f->scale));
+    EACH t[i] = _mm512_cvtepi32_ps(sum[i]);
+    if (o.shift) EACH t[i] = _mm512_add_ps(t[i], _mm512_set1_ps(f->sum_shift * (float)f->window[pixel + pixel_of(w, i)]));
+    EACH t[i] = _mm512_mul_ps(t[i], _mm512_set1_ps(f->scale));
     if (o.bias) EACH t[i] = _mm512_add_ps(t[i], l[half_of(w, i)].bias);
     if (o.norm) /* never fused: the definition rounds twice */
         EACH t[i] = _mm512_add_ps(_mm512_mul_ps(t[i], l[half_of(w, i)].a), l[half_of(w, i)].b);
@@ -147,6 +150,10 @@ bwk_finish_fn bwk_finish_avx512;
 void bwk_finish_avx512(void *arg, int pixel, int pixels, int channel, int channels, const int32_t *acc, int stride)
 {
     const bwk_finish *given = arg;
+    if (given->window && given->group) { /* rare */
+        bwk_finish_ref(arg, pixel, pixels, channel, channels, acc, stride);
+        return;
+    }
     const bool plain = given->sum_mul == 1 && !given->window && !given->bias && given->n_codes == 1;
     const form o = form_of(given);
     if (!plain || !o.norm || !o.relu || o.sub || o.add || o.low) {

@@ -3,12 +3,17 @@
 #define BWK_FINISH_SCALAR_H
 #include "kernels/finish.h"
 
+bwk_finish_fn bwk_finish_ref; /* in plain C: all that finish.h says */
+
 /* Pixel and channel of the map, and its sum. Each operation rounds to float by itself: -ffp-contract=off. */
 static inline void bwk_finish_scalar(const bwk_finish *f, size_t pixel, size_t channel, int32_t acc)
 {
     const size_t at = pixel * (size_t)f->channels + channel;
-    const int32_t sum = f->sum_mul * acc + (f->window ? f->sum_add * f->window[pixel] : 0);
-    float t = (float)sum * f->scale;
+    const size_t groups = f->group ? (size_t)(f->channels / f->group) : 1;
+    const int32_t window = f->window ? f->window[pixel * groups + (f->group ? channel / (size_t)f->group : 0)] : 0;
+    float t = (float)(f->sum_mul * acc + f->sum_add * window);
+    if (f->sum_shift != 0) t = t + f->sum_shift * (float)window;
+    t = t * f->scale;
     if (f->bias) t = t + f->bias[channel];
     if (f->a) t = t * f->a[channel], t = t + f->b[channel];
     if (f->residual) t = t + f->residual[at];

@@ -82,6 +82,16 @@ expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 2 --json
 json out '$o->{images} == 20 && $o->{differing_logits} == 0 && $o->{differing_classes} == 0 && $o->{largest_difference} == 0'
 expect 0 verify runs/tiny/model.safetensors --limit 5 --cpu ref --compiler none --json
 json out '$o->{engines} eq "ref" && $o->{differing_logits} == 0'
+
+# Weights whose levels are no integers, on codes and on floats: what follows their sums is float, and still the same everywhere.
+for activation in lsq none; do
+    [ $activation = lsq ] && most=99 || most=1e-3 # a code that flips makes another network
+    sed "s/weight: lsq, activation: lsq/weight: minmax, activation: $activation/; s/first-last-8/all/" tiny.yaml >minmax.yaml
+    expect 0 train minmax.yaml --out runs/minmax --quiet
+    expect 0 verify runs/minmax/model.safetensors --limit 10 --threads 1 --json
+    json out "\$o->{differing_logits} == 0 && \$o->{engines} =~ /C code/ && \$o->{largest_difference} < $most"
+    rm -r runs/minmax
+done
 expect 1 verify tiny.packed
 has err "tiny.packed: it is a packed file"
 finish

@@ -77,12 +77,16 @@ static int64_t onnx_get(const Onnx__NodeProto *n, const char *name, size_t i)
     return a->n_ints ? a->ints[i] : a->i;
 }
 
-/* The element of b that goes with element i of a: b is a scalar, like a, or one value a channel. */
+/* The element of b that goes with element i of a: b is a scalar, like a, one value a channel, or one channel for all. */
 static float onnx_with(const onnx_tensor *a, const onnx_tensor *b, size_t i)
 {
     if (b->n == 1) return b->v[0];
     if (b->n == a->n) return b->v[i];
     const size_t inner = a->ndim == 4 ? (size_t)(a->dim[2] * a->dim[3]) : 1;
+    if (b->ndim == 4 && b->dim[1] == 1) {
+        assert_int_equal(b->n, inner);
+        return b->v[i % inner];
+    }
     assert_int_equal(b->n, a->dim[1]);
     assert_int_equal(b->ndim, a->ndim == 4 ? 3 : 1);
     return b->v[i / inner % b->n];

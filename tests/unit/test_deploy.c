@@ -226,15 +226,60 @@ static void test_others(void **state)
         {{.weight_quantizer = "bwn", .activation_quantizer = "lsq", .weight_bits = 1, .activation_bits = 8, .policy = "all"},
          0},
         {{.weight_quantizer = "none", .activation_quantizer = "none", .policy = "all"}, 1e-4},
+        {{.weight_quantizer = "minmax", .activation_quantizer = "none", .weight_bits = 3, .policy = "all"}, 1e-4},
+        {{.weight_quantizer = "minmax", .activation_quantizer = "lsq", .weight_bits = 1, .activation_bits = 2, .policy = "all"},
+         INFINITY},
+        {{.weight_quantizer = "minmax", .activation_quantizer = "lsq", .weight_bits = 8, .activation_bits = 8, .policy = "all"},
+         0.5},
     };
     for (size_t i = 0; i < sizeof nets / sizeof *nets; i++)
         check_net(&nets[i].spec, i % 2 ? "A" : "projection", i % 3 == 0, nets[i].most);
 }
 
-/* Pools, groups, a depthwise convolution, strides, odd sizes, one value for two quantizers, a sum of two float values. */
-static void test_odd(void **state)
+/* Weights on levels that are no integers, at every bit-width: input -> [ReLU] -> convolution -> mean. No code follows that could flip, so
+ * all that may differ from training is the rounding of float sums: 75 products, of which training rounds each and the engine none. */
+static void check_real_levels(int bits, int activation_bits, bool relu, int groups, float gamma)
+{
+    const bwi_attr conv = {.out = 6, .kh = 5, .kw = 5, .pad = 2, .stride = 2, .groups = groups, .bias = true};
+    const bwi_quant_spec spec = {.weight_quantizer = "minmax",
+                                 .activation_quantizer = activation_bits ? "lsq" : "none",
+                                 .weight_bits = bits,
+                                 .activation_bits = activation_bits,
+                                 .policy = "all"};
+    char what[80];
+    bwi_graph *g;
+    int v = 0;
+    snprintf(what, sizeof what, "%d/%d bits%s, %d groups, gamma %g", bits, activation_bits, relu ? ", ReLU" : "", groups,
+             (double)gamma);
+    CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){9, 7, 3}, err));
+    if (relu) CHECK(bwi_graph_add(g, "relu", "relu", &v, 1, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "conv2d", "conv", &v, 1, &conv, &v, err));
+    CHECK(bwi_graph_add(g, "global_pool", "pool", &v, 1, NULL, &v, err));
+    g->output = v;
+    g->classes = 6;
+    CHECK(bwi_graph_quantize(g, &spec, err));
+    warm_up(g);
+    for (int i = 0; i < g->n_nodes; i++)
+        if (g->node[i].wq) g->node[i].wq->theta[0] = (double)gamma;
+    const double worst = compare(g, what);
+    if (!(worst < 4e-6)) fail_msg("%s: logits differ by %g", what, worst);
+    bwi_graph_destroy(&g);
+}
+
+static void test_real_levels(void **state)
 {
     (void)state;
+    for (int bits = 1; bits <= 8; bits++)
+        for (int groups = 1; groups <= 3; groups += 2) {
+            check_real_levels(bits, bits, true, groups, bits % 2 ? 1 : -0.7f);
+            check_real_levels(bits, 8, false, groups, bits % 2 ? -1.3f : 1);
+            check_real_levels(bits, 0, false, groups, -1);
+        }
+}
+
+/* Pools, groups, a depthwise convolution, strides, odd sizes, one value for two quantizers, a sum of two float values. */
+static void check_odd(const char *weights, double most)
+{
     const bwi_attr stem = {.out = 12, .kh = 5, .kw = 3, .stride = 2, .pad = 1},
                    group = {.out = 18, .kh = 3, .kw = 3, .pad = 1, .groups = 3},
                    depth = {.out = 18, .kh = 3, .kw = 3, .stride = 2, .groups = 18},
@@ -242,7 +287,7 @@ static void test_odd(void **state)
                    pool = {.kh = 3, .kw = 3, .stride = 2, .pad = 1}, average = {.kh = 2, .kw = 2, .stride = 2},
                    last = {.out = 5, .bias = true};
     const bwi_quant_spec spec = {
-        .weight_quantizer = "lsq", .activation_quantizer = "lsq", .weight_bits = 3, .activation_bits = 4, .policy = "all"};
+        .weight_quantizer = weights, .activation_quantizer = "lsq", .weight_bits = 3, .activation_bits = 4, .policy = "all"};
     bwi_graph *g;
     int v = 0, left, right;
     CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){47, 39, 3}, err));
@@ -263,8 +308,16 @@ static void test_odd(void **state)
     CHECK(bwi_graph_quantize(g, &spec, err));
     warm_up(g);
     const double worst = compare(g, "odd");
-    if (worst != 0) fail_msg("odd network: logits differ by %g", worst);
+    if (worst > most) fail_msg("odd network, %s: logits differ by %g", weights, worst);
     bwi_graph_destroy(&g);
+}
+
+static void test_odd(void **state)
+{
+    (void)state;
+    check_odd("lsq", 0);
+    check_odd("interval", 0);      /* window sums in groups */
+    check_odd("minmax", INFINITY); /* of a rounding that differs comes another code */
 }
 
 /* ---- Files --------------------------------------------------------------------------------------------------------------- */
@@ -452,9 +505,9 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lsq),     cmocka_unit_test(test_others), cmocka_unit_test(test_odd),
-        cmocka_unit_test(test_damaged), cmocka_unit_test(test_memory), cmocka_unit_test(test_size),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_lsq),         cmocka_unit_test(test_others),  cmocka_unit_test(test_odd),
+        cmocka_unit_test(test_real_levels), cmocka_unit_test(test_damaged), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_size),        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

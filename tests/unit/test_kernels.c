@@ -403,7 +403,7 @@ static void test_finish(void **state)
     (void)state;
     static outputs want, got;
     static float bias[CHANNELS], a[CHANNELS], b[CHANNELS], residual[PIXELS * CHANNELS];
-    static int32_t window[PIXELS];
+    static int32_t window[PIXELS * CHANNELS];
     static const float range[][2] = {{0, 15}, {0, 255}, {0, 1}, {-128, 127}, {-8, 7}, {0, 0}};
     size_t rows = 0;
     while (bwk_finish_at(rows)) rows++;
@@ -417,18 +417,24 @@ static void test_finish(void **state)
         /* The forms that have code of their own, at maps of as many channels as a store has bytes or any number. */
         const bool usual = bwi_rng_below(&r, 2);
         f.channels = bwi_rng_below(&r, 2) ? PICK(&r, 16, 32, 64) : 1 + (int)bwi_rng_below(&r, CHANNELS);
-        if (how < 2 && bwi_rng_below(&r, 2)) f.window = window, f.sum_add = (int)bwi_rng_below(&r, 9) - 4;
+        if (how < 2 && bwi_rng_below(&r, 2)) {
+            f.window = window;
+            f.sum_add = (int)bwi_rng_below(&r, 9) - 4;
+            if (bwi_rng_below(&r, 2)) f.sum_shift = how ? 0.25f : uniform(&r, -9, 9);
+            if (bwi_rng_below(&r, 3) == 0) f.group = f.channels % 4 ? 1 : 4;
+        }
         if (bwi_rng_below(&r, 2)) f.bias = bias;
         if (bwi_rng_below(&r, 2)) f.a = a, f.b = b;
         f.relu = bwi_rng_below(&r, 2);
-        if (usual) f.sum_mul = 1, f.window = NULL, f.sum_add = 0, f.bias = NULL, f.a = a, f.b = b, f.relu = true;
+        if (usual)
+            f.sum_mul = 1, f.window = NULL, f.sum_add = 0, f.sum_shift = 0, f.bias = NULL, f.a = a, f.b = b, f.relu = true;
         const bool with_residual = bwi_rng_below(&r, 2), in_place = bwi_rng_below(&r, 2), with_real = bwi_rng_below(&r, 3);
         /* Products and sums of the largest values would not be numbers. */
         fill_floats(&r, how % 2, a, CHANNELS), fill_floats(&r, how % 2, b, CHANNELS);
         fill_floats(&r, with_residual || f.a ? how % 2 : how, bias, CHANNELS);
         fill_floats(&r, f.a || f.bias ? how % 2 : how, residual, PIXELS * CHANNELS);
         fill_sums(&r, how, acc, PIXELS * STRIDE);
-        for (int p = 0; p < PIXELS; p++) window[p] = (int32_t)bwi_rng_below(&r, 2001);
+        for (int p = 0; p < PIXELS * CHANNELS; p++) window[p] = (int32_t)bwi_rng_below(&r, 2001);
         f.n_codes = usual ? 1 : (int)bwi_rng_below(&r, BWK_MAX_CODES + 1);
         for (int i = 0; i < f.n_codes; i++) {
             const float *lim = range[bwi_rng_below(&r, COUNT(range))];

@@ -322,6 +322,10 @@ static void test_logits(void **state)
         {"bwn", "none", 1, 0, "all", true},
         {"bwn", "lsq", 1, 8, "all", false},
         {"none", "none", 0, 0, "all", true},
+        {"interval", "interval", 4, 4, "first-last-8", true},
+        {"minmax", "lsq", 4, 4, "first-last-8", false},
+        {"minmax", "lsq", 1, 2, "first-last-8", true},
+        {"minmax", "none", 3, 0, "all", true},
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         const bwi_quant_spec spec = {.weight_quantizer = specs[i].weight,

@@ -1,8 +1,8 @@
 /* Packed networks: what a packed file describes, as pack.c writes it and read.c reads it.
  *
  * A packed file is a safetensors file of two tensors, so that next to the weights it holds next to nothing:
- *   floats  F32, for every layer in order: of the input mean [c] and deviation [c]; of others scale, then sub, mul, add, lo, hi of every quantizer
- *           of the result (kernels/finish.h), bias [c], a [c] and b [c], float weights [c][kh][kw][ic/groups]: those that there are
+ *   floats  F32, for every layer in order: of the input mean [c] and deviation [c]; of others scale, sum_shift, then sub, mul, add, lo, hi of every
+ *           quantizer of the result (kernels/finish.h), bias [c], a [c] and b [c], float weights [c][kh][kw][ic/groups]: those that there are
  *   codes   U8, for every layer with weight codes, from a byte on: weight_bits each, as unsigned numbers from the lowest code (one bit: 1 is +1),
  *           lowest bits first without gaps, in the order [c][kh][kw][ic/groups]
  * and these metadata:
@@ -13,7 +13,7 @@
  *     qN  makes codes, value N; qNz signed ones; once for each quantizer of the result
  *     cN  channels of the result   kN, kNxN  kernel (1)         sN  stride (1)    pN  padding (0)    gN  groups (1)
  *     wN  weight bits (float)      aN, aNz  activation bits (float), z: signed
- *     mN  sum_mul (1)              tN  sum_add (0)              R  ReLU           B  bias            N  batch norm
+ *     mN  sum_mul (1)              tN  sum_add (0)              T  sum_shift      R  ReLU           B  bias            N  batch norm
  *     hNxN height and width of the input
  *   as in: conv layer1.0.conv2 i5 r2 o6 c16 k3 p1 w2 a2 N R q7. Values are written once and before they are read. */
 #ifndef BWR_NET_H
@@ -62,9 +62,9 @@ typedef struct bwr_layer {
     int kh, kw, stride, pad, groups;
     int wbits, abits; /* 0: float */
     bool asigned;
-    int sum_mul, sum_add; /* kernels/finish.h */
+    int sum_mul, sum_add; /* kernels/finish.h; of BWR_conv_real: weights are (float)(sum_mul * code + sum_add) + sum_shift */
     bool relu;
-    float scale;
+    float scale, sum_shift;
     bwr_codes codes[BWK_MAX_CODES];
     int n_codes;
     const uint8_t *weight;         /* packed codes */
@@ -72,7 +72,7 @@ typedef struct bwr_layer {
     const float *real_weight;      /* [c][kh][kw][ic/groups] of a float convolution with float weights */
     const float *bias, *a, *b;     /* [c]; NULL: none */
     const float *mean, *deviation; /* [c] of the input */
-    bool has_bias, has_norm;
+    bool has_shift, has_bias, has_norm;
     size_t floats_at, codes_at; /* where its scale and its codes lie in the two tensors */
 } bwr_layer;
 

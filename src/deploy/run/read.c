@@ -102,6 +102,9 @@ static bool parse_word(bwr_text word, bwr_layer *l)
         return pair(rest, &l->sum_mul, NULL, NULL);
     case 't':
         return pair(rest, &l->sum_add, NULL, NULL);
+    case 'T':
+        l->has_shift = true;
+        return !rest.n;
     case 'R':
         l->relu = true;
         return !rest.n;
@@ -195,8 +198,7 @@ static bool connect(bwr_plan *p, int layer)
     const bool codes = l->kind == BWR_conv;
     if (!input && in->codes != codes) return false;
     if (!codes && (l->abits != 0 || l->wbits < 0 || l->wbits > 8)) return false;
-    if (l->sum_mul < 1 || l->sum_mul > 255 || l->sum_add < 0 || l->sum_add > 255 || (l->sum_add && l->groups != 1))
-        return false;
+    if (l->sum_mul < 1 || l->sum_mul > 255 || l->sum_add < 0 || l->sum_add > 255) return false;
     if (codes && !codes_fit(l, in)) return false;
     if (!input) p->value[l->in].last = layer;
     if (l->residual >= 0) {
@@ -250,6 +252,10 @@ static bool attach(bwr_tensor *floats, bwr_tensor *codes, bwr_plan *p, int layer
     l->codes_at = p->n_codes - codes->n;
     if (!take_floats(floats, 1, &v)) return false;
     l->scale = *v;
+    if (l->has_shift) {
+        if (!take_floats(floats, 1, &v)) return false;
+        l->sum_shift = *v;
+    }
     for (int i = 0; i < l->n_codes; i++) {
         bwr_codes *q = &l->codes[i];
         if (!take_floats(floats, 5, &v)) return false;

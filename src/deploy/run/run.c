@@ -40,12 +40,18 @@ static size_t map_size(const bwr_layer *l)
     return (size_t)l->h * (size_t)l->w;
 }
 
+static bool needs_windows(const bwr_layer *l)
+{
+    return l->kind == BWR_conv && (l->sum_add || l->sum_shift != 0);
+}
+
 /* Scratch of a layer: one row of results and what its kernel wants, and window sums. */
 static size_t scratch_of(const bwr_layer *l, const bwr_ready *r)
 {
     size_t n = round64((size_t)l->w * (size_t)l->c * sizeof(float));
     if (r->kernel) n += round64(r->kernel->scratch_size(&r->spec));
-    if (l->sum_add) n += round64(map_size(l) * sizeof(int32_t));
+    if (needs_windows(l))
+        n += round64((map_size(l) + (size_t)r->spec.ih * (size_t)r->spec.iw) * (size_t)l->groups * sizeof(int32_t));
     return n;
 }
 
@@ -119,7 +125,8 @@ static void real_weights(const bwr_layer *l, size_t taps, float *to)
     for (size_t o = 0; o < oc; o++)
         for (size_t t = 0; t < taps; t++) {
             const size_t i = o * taps + t;
-            to[t * oc + o] = l->wbits ? (float)(l->sum_mul * bwr_code(l->weight, l->wbits, i) + l->sum_add) : l->real_weight[i];
+            to[t * oc + o] = l->wbits ? (float)(l->sum_mul * bwr_code(l->weight, l->wbits, i) + l->sum_add) + l->sum_shift
+                                      : l->real_weight[i];
         }
 }
 
@@ -188,21 +195,40 @@ static void finish_pixel(const bwk_finish *f, size_t pixel, float *restrict t)
     }
 }
 
-/* sums [oh][ow] of the codes under the kernel, in rows from .. to - 1. */
-static void window_sums(const bwk_conv_spec *s, const void *x, int from_row, int to_row, int32_t *sums)
+/* sums [ih][iw][groups] of the codes of each pixel, in rows from .. to - 1. */
+static void pixel_sums(const bwk_conv_spec *s, const void *x, int from, int to, int32_t *sums)
 {
-    for (int oy = from_row; oy < to_row; oy++)
+    const size_t ic = (size_t)(s->ic / s->groups), row = (size_t)s->iw * (size_t)s->groups;
+    for (size_t i = (size_t)from * row; i < (size_t)to * row; i++) {
+        const uint8_t *u = (const uint8_t *)x + i * ic;
+        const int8_t *z = (const int8_t *)x + i * ic;
+        int32_t sum = 0;
+        if (s->asigned)
+            for (size_t c = 0; c < ic; c++) sum += z[c];
+        else
+            for (size_t c = 0; c < ic; c++) sum += u[c];
+        sums[i] = sum;
+    }
+}
+
+/* sums [oh][ow][groups] of the codes under the kernel, in rows from .. to - 1. pixel [ih][iw][groups]: scratch. */
+static void window_sums(const bwk_conv_spec *s, const void *x, int from, int to, int32_t *restrict pixel,
+                        int32_t *restrict sums)
+{
+    const size_t groups = (size_t)s->groups;
+    const int first = from * s->stride - s->pad, end = (to - 1) * s->stride - s->pad + s->kh;
+    pixel_sums(s, x, first < 0 ? 0 : first, end > s->ih ? s->ih : end, pixel);
+    for (int oy = from; oy < to; oy++)
         for (int ox = 0; ox < s->ow; ox++) {
-            int32_t sum = 0;
+            int32_t *restrict sum = sums + ((size_t)oy * (size_t)s->ow + (size_t)ox) * groups;
+            memset(sum, 0, groups * sizeof *sum);
             for (int ky = 0; ky < s->kh; ky++)
                 for (int kx = 0; kx < s->kw; kx++) {
                     const int y = oy * s->stride + ky - s->pad, z = ox * s->stride + kx - s->pad;
                     if (y < 0 || y >= s->ih || z < 0 || z >= s->iw) continue;
-                    const size_t from = ((size_t)y * (size_t)s->iw + (size_t)z) * (size_t)s->ic;
-                    for (size_t c = 0; c < (size_t)s->ic; c++)
-                        sum += s->asigned ? ((const int8_t *)x)[from + c] : ((const uint8_t *)x)[from + c];
+                    const int32_t *restrict at = pixel + ((size_t)y * (size_t)s->iw + (size_t)z) * groups;
+                    for (size_t g = 0; g < groups; g++) sum[g] += at[g];
                 }
-            sums[(size_t)oy * (size_t)s->ow + (size_t)ox] = sum;
         }
 }
 
@@ -284,6 +310,8 @@ static bwk_finish finish_of(const bwr_layer *l, const bwr_plan *p, char *values)
     bwk_finish f = {.channels = l->c,
                     .sum_mul = l->sum_mul,
                     .sum_add = l->sum_add,
+                    .sum_shift = l->sum_shift,
+                    .group = l->groups > 1 ? l->c / l->groups : 0,
                     .scale = l->scale,
                     .bias = l->bias,
                     .a = l->a,
@@ -303,10 +331,13 @@ static void run_conv(const bw_net *net, int i, bwk_finish *f, const void *x, int
 {
     const bwr_layer *l = &net->plan.layer[i];
     const bwr_ready *r = &net->ready[i];
-    if (l->sum_add) {
-        window_sums(&r->spec, x, from, to, (int32_t *)(void *)scratch);
-        f->window = (const int32_t *)(void *)scratch;
-        scratch += round64(map_size(l) * sizeof(int32_t));
+    if (needs_windows(l)) {
+        const size_t sums = map_size(l) * (size_t)l->groups,
+                     pixels = (size_t)r->spec.ih * (size_t)r->spec.iw * (size_t)l->groups;
+        int32_t *window = (int32_t *)(void *)scratch;
+        window_sums(&r->spec, x, from, to, window + sums, window);
+        f->window = window;
+        scratch += round64((sums + pixels) * sizeof *window);
     }
     r->kernel->run(&r->spec, r->packed, x, from, to - from, scratch, net->finish, f);
 }
