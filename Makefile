@@ -27,7 +27,7 @@ ifneq ($(findstring clang,$(CC)),)
 CFLAGS  += -Wno-pass-failed # a loop that one compiler does not vectorize is not a defect
 endif
 LDFLAGS := -fopenmp $(if $(SAN),-fsanitize=$(SAN)) -Wl,--as-needed
-LDLIBS  := -ldnnl -ljansson -lcyaml -lyaml -lzip -lprotobuf-c -lm
+LDLIBS  := -ldnnl -ljansson -lcyaml -lyaml -lzip -lpng -lturbojpeg -lprotobuf-c -lm
 
 # Element loops are compiled once for each of their variants (src/base/variant.h), everything else once.
 VARIANT_SRC := $(wildcard src/nn/ops/*.c src/quant/quantizers/*.c src/quant/gradients/*.c src/quant/metanet.c \

@@ -30,6 +30,7 @@ typedef enum bw_kind {
     BW_KIND_OPTIMIZER,
     BW_KIND_SCHEDULE,
     BW_KIND_FORMAT,
+    BW_KIND_IMAGE,
     BW_KIND_OPERATION,
     BW_KIND_COUNT
 } bw_kind;

@@ -1,6 +1,7 @@
 /* What the library offers, row by row, as text. */
 #include "train/recipe.h"
 #include "data/data.h"
+#include "io/image.h"
 #include "io/io.h"
 #include "optim/optim.h"
 #include "zoo/zoo.h"
@@ -129,6 +130,16 @@ static bool format(size_t i, row *r)
     return true;
 }
 
+static bool image(size_t i, row *r)
+{
+    const bwi_image_format *f = bwi_image_format_at(i);
+    if (!f) return false;
+    r->name = f->name;
+    r->help = f->summary;
+    add(r, "%s", f->suffixes);
+    return true;
+}
+
 static bool operation(size_t i, row *r)
 {
     const bwi_op *o = bwi_op_at(i);
@@ -142,10 +153,15 @@ static const struct kind {
     const char *name;
     bool (*row)(size_t i, row *r);
 } kinds[BW_KIND_COUNT] = {
-    [BW_KIND_QUANTIZER] = {"quantizer", quantizer}, [BW_KIND_GRADIENT] = {"gradient", gradient},
-    [BW_KIND_POLICY] = {"policy", policy},          [BW_KIND_NETWORK] = {"network", network},
-    [BW_KIND_DATASET] = {"dataset", dataset},       [BW_KIND_OPTIMIZER] = {"optimizer", optimizer},
-    [BW_KIND_SCHEDULE] = {"schedule", schedule},    [BW_KIND_FORMAT] = {"format", format},
+    [BW_KIND_QUANTIZER] = {"quantizer", quantizer},
+    [BW_KIND_GRADIENT] = {"gradient", gradient},
+    [BW_KIND_POLICY] = {"policy", policy},
+    [BW_KIND_NETWORK] = {"network", network},
+    [BW_KIND_DATASET] = {"dataset", dataset},
+    [BW_KIND_OPTIMIZER] = {"optimizer", optimizer},
+    [BW_KIND_SCHEDULE] = {"schedule", schedule},
+    [BW_KIND_FORMAT] = {"format", format},
+    [BW_KIND_IMAGE] = {"image", image},
     [BW_KIND_OPERATION] = {"operation", operation},
 };
 
