@@ -23,8 +23,11 @@ bw_status bwi_lower_model(bwi_model *m, bwi_tensors *lowered, const char *path, 
     bw_status st = bwi_model_open(m, path, err);
     if (st) return st;
     st = bwi_lower(lowered, m->graph, bwi_normalize_find(m->normalize), err);
+    const char *classes = st ? NULL : bwi_tensors_meta(&m->file, BWI_META_CLASSES);
+    if (classes) st = bwi_tensors_add_meta(lowered, BWI_META_CLASSES, classes, err);
     if (!st) return BW_OK;
     bwi_fail_in(err, st, "%s", path);
+    bwi_tensors_free(lowered);
     bwi_model_close(m);
     return st;
 }

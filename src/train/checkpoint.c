@@ -239,6 +239,7 @@ static bw_status add_network(bwi_tensors *ts, const bwi_run *run, const char *ki
     if (!recipe) return bwi_fail(err, BW_NOMEM, "no memory for the resolved recipe");
     BWI_TRY(bwi_export_params(run->graph, !materialised, ts, err));
     BWI_TRY(bwi_export_meta(ts, kind, recipe, run->recipe->data.normalize, err));
+    BWI_TRY(bwi_export_classes(ts, run->data->class_name, run->data->classes, err));
     return BW_OK;
 fail:
     return st;

@@ -333,6 +333,17 @@ fail:
     return st;
 }
 
+bw_status bwi_export_classes(bwi_tensors *ts, const char *const *name, int n, bw_error *err)
+{
+    bwi_text text = {0};
+    if (!name) return BW_OK;
+    for (int i = 0; i < n; i++) bwi_text_add(&text, "%s%s", i ? "|" : "", name[i]);
+    const bw_status st = text.failed ? bwi_fail(err, BW_NOMEM, "out of memory for the names of classes")
+                                     : bwi_tensors_add_meta(ts, BWI_META_CLASSES, text.s, err);
+    bwi_free(text.s);
+    return st;
+}
+
 /* ---- bw_import ---- */
 
 /* Outputs of the network's last layer in the file: the first dimension of its weights. */

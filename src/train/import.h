@@ -13,6 +13,7 @@
 #define BWI_META_KIND      "bitwright.kind"      /* "model" or "checkpoint" */
 #define BWI_META_RECIPE    "bitwright.recipe"    /* resolved recipe, YAML; of imported models only what describes the network */
 #define BWI_META_NORMALIZE "bitwright.normalize" /* name of the normalisation that the network expects */
+#define BWI_META_CLASSES   "bitwright.class_names" /* of the data set, with | between them; absent when it has none */
 
 /* Loads every parameter of g that ts has. Names are compared without wrappers ("state_dict.", "module.", ...), then with customary other
  * names of layers (fc for linear, shortcut for downsample, ...). Any numeric type is converted to g's. A quantizer whose parameters are
@@ -31,4 +32,6 @@ BW_MUST_USE bw_status bwi_export_params(const bwi_graph *g, bool blocks, bwi_ten
 /* Appends the metadata above to ts. */
 BW_MUST_USE bw_status bwi_export_meta(bwi_tensors *ts, const char *kind, const char *recipe, const char *normalize,
                                       bw_error *err);
+/* Appends the names of classes, [n]; nothing when name is NULL. */
+BW_MUST_USE bw_status bwi_export_classes(bwi_tensors *ts, const char *const *name, int n, bw_error *err);
 #endif

@@ -6,7 +6,8 @@
  *   codes   U8, for every layer with weight codes, from a byte on: weight_bits each, as unsigned numbers from the lowest code (one bit: 1 is +1),
  *           lowest bits first without gaps, in the order [c][kh][kw][ic/groups]
  * and these metadata:
- *   bitwright.kind "packed"; bitwright.packed, the version of this layout; bitwright.family, bitwright.classes, bitwright.normalize for people
+ *   bitwright.kind "packed"; bitwright.packed, the version of this layout; bitwright.family, bitwright.classes, bitwright.normalize for people;
+ *   bitwright.class_names, with | between them, where they are known
  *   bitwright.layers, the layers in the order of execution, separated by ';', each a kind, a name and words of a letter and numbers, of which
  *   those that have their usual value are left out:
  *     iN  reads value N            rN  adds value N             oN  makes value N (not when only codes are wanted)
