@@ -158,6 +158,41 @@ typedef struct bw_verify_result {
 /* Runs a trained model as the training graph and as the engine on the test images, and compares. */
 BW_MUST_USE bw_status bw_verify(const char *model, const bw_verify_options *options, bw_verify_result *result, bw_error *err);
 
+/* ---- Classifying images ------------------------------------------------------------------------------------------------ */
+enum { BW_TOP = 5 };
+typedef struct bw_prediction {
+    const char *image;      /* path as given, or NULL: of a data set */
+    int64_t number;         /* of the image, from 0 */
+    int label;              /* its class in the data set; -1: unknown */
+    const char *label_name; /* NULL: unknown */
+    int n;                  /* at most BW_TOP, and no more than there are classes */
+    struct {
+        int index;
+        const char *name;   /* NULL: unknown */
+        double probability; /* 0 to 1, softmax of the logits */
+    } best[BW_TOP];         /* most probable first; of equal ones the lower index */
+} bw_prediction;            /* strings are valid during the callback */
+typedef void bw_prediction_fn(void *user, const bw_prediction *prediction);
+
+typedef struct bw_run_options {
+    const char *data;    /* classify test images of a data set, as in bw_eval_options; NULL: the files */
+    int limit;           /* of these, the first so many; 0: all */
+    const char *classes; /* text file with the name of a class a line; NULL: the names in the model, where it has them */
+    int threads;         /* 0: all cores */
+} bw_run_options;
+typedef struct bw_run_result {
+    int64_t images;
+    bool engine;       /* it ran on the engine; float models run as the training graph */
+    double top1, top5; /* percent of the images with a label; NaN: there are none */
+} bw_run_result;
+/* Classifies images with a model, checkpoint or packed file. path [n]: PNG or JPEG files, decoded to RGB (gray repeated, 16 bits to 8,
+ * transparency on white), the shorter side made as long as the network's (for inputs of 128 pixels and more: 8/7 of it, as 256 for 224),
+ * bilinear over all pixels that count, cut to the middle, normalised as the model says. Results come image by image, in order; the first
+ * file that cannot be read ends it. BW_FORMAT: a damaged image or of another format; BW_UNSUPPORTED: too large an image, or a network that does
+ * not take three colours; BW_ARG: neither files nor a data set, or `classes` has another number of names. */
+BW_MUST_USE bw_status bw_run(const char *model, const char *const *path, size_t n, const bw_run_options *options,
+                             bw_prediction_fn *fn, void *user, bw_run_result *result, bw_error *err);
+
 /* ---- Analysis of a quantized model --------------------------------------------------------------------------------------- */
 typedef struct bw_analyze_options {
     const char *data;      /* as in bw_eval_options */

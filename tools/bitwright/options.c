@@ -26,7 +26,12 @@ static int usage_error(const command *c, const char *fmt, ...)
 
 static bool is_positional(const option *o)
 {
-    return o->type == OPT_ARG || o->type == OPT_ARG_MAYBE;
+    return o->type == OPT_ARG || o->type == OPT_ARG_MAYBE || o->type == OPT_ARGS;
+}
+
+static bool is_list(const option *o)
+{
+    return o->key || o->type == OPT_LIST || o->type == OPT_ARGS;
 }
 
 /* The i-th option of a command, its own ones first; NULL past the end. */
@@ -130,7 +135,7 @@ static int store(const command *c, const option *o, const char *value, void *out
         return usage_error(c, "%s%s: '%s' is not one of %s", dashes, o->name, value, o->choices);
     if (!*value) return usage_error(c, "%s%s: the value is empty", dashes, o->name);
 
-    if (o->key || o->type == OPT_LIST)
+    if (is_list(o))
         strings_add(field(out, o), o->key, value);
     else if (o->type == OPT_INT)
         *(int64_t *)field(out, o) = number;
@@ -162,6 +167,7 @@ static int print_help(const command *c)
     for (size_t i = 0; i < c->n_options; i++) {
         if (c->options[i].type == OPT_ARG) printf(" %s", c->options[i].name);
         if (c->options[i].type == OPT_ARG_MAYBE) printf(" [%s]", c->options[i].name);
+        if (c->options[i].type == OPT_ARGS) printf(" [%s...]", c->options[i].name);
     }
     printf(" [options]\n\n%s\n", c->summary);
     if (c->text) printf("%s\n", c->text);
@@ -250,7 +256,8 @@ int options_parse(const command *c, int argc, char **argv, void *out)
         } else {
             while (at < c->n_options && !is_positional(&c->options[at])) at++;
             if (at == c->n_options) return usage_error(c, "unexpected argument '%s'", argv[i]);
-            code = store(c, &c->options[at++], argv[i], out);
+            code = store(c, &c->options[at], argv[i], out);
+            at += c->options[at].type != OPT_ARGS;
         }
         if (code >= 0) return code;
     }
@@ -264,7 +271,7 @@ void options_free(const command *c, void *out)
 {
     for (size_t i = 0; i < c->n_options; i++) {
         const option *o = &c->options[i];
-        if (o->key || o->type == OPT_LIST) strings_free(field(out, o));
+        if (is_list(o)) strings_free(field(out, o));
     }
 }
 

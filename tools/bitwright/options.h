@@ -8,6 +8,7 @@ enum { EXIT_OK = 0, EXIT_WORK = 1, EXIT_USAGE = 2 };
 typedef enum option_type {
     OPT_ARG,       /* positional, required: const char * */
     OPT_ARG_MAYBE, /* positional, may be left out: const char * (NULL) */
+    OPT_ARGS,      /* positional, any number of them, behind all others: strings */
     OPT_FLAG,      /* bool */
     OPT_TEXT,      /* const char * */
     OPT_INT,       /* int64_t in [min, max] */
