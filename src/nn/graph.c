@@ -211,7 +211,7 @@ uint64_t bwi_graph_bytes(const bwi_graph *g, uint64_t *float_bytes)
 {
     uint64_t bits = 0, numel = 0;
     for (int i = 0; i < g->n_params; i++) {
-        if (g->param[i].role == BWI_PARAM_HYPER) continue;
+        if (g->param[i].role == BWI_PARAM_STATE || g->param[i].role == BWI_PARAM_HYPER) continue;
         if (g->param[i].role == BWI_PARAM_QUANT) {
             bits += 32;
             continue;

@@ -3,10 +3,11 @@
 #include "base/par.h"
 #include "base/rng.h"
 #include "train/meta.h"
+#include "zoo/zoo.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { WARM_UP = 3, CLASSES = 10 };
+enum { WARM_UP = 3 };
 
 typedef struct bench {
     bwi_graph *graph;
@@ -21,11 +22,13 @@ typedef struct bench {
 static bw_status create(bench *b, const bw_recipe *r, const bw_bench_options *o, bw_error *err)
 {
     bw_recipe own = *r; /* borrows every string */
+    const bwi_family *family;
     bw_status st;
     if (o->net) own.net.family = (char *)(uintptr_t)o->net;
     b->batch = o->batch ? o->batch : 128;
     const bwi_exec_options eo = {.batch = b->batch, .train = true, .precision = bwi_recipe_precision(r)};
-    BWI_TRY(bwi_recipe_graph(&b->graph, &own, CLASSES, err));
+    BWI_TRY(bwi_family_find(&family, own.net.family, err));
+    BWI_TRY(bwi_recipe_graph(&b->graph, &own, family->classes, err));
     bwi_graph_init(b->graph, (uint64_t)r->train.seed);
     BWI_TRY(bwi_exec_create(&b->exec, b->graph, &eo, NULL, err));
     BWI_TRY(bwi_params_create(&b->params, b->graph, r, 1000, err));

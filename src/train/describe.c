@@ -122,11 +122,11 @@ void bwi_describe_text(const json_t *d, bwi_text *t)
                      (long long)json_integer_value(json_object_get(l, "weights")),
                      (long long)json_integer_value(json_object_get(l, "bytes")), weight, activation);
     }
-    bwi_text_add(t, "%lld parameters; %lld bytes, float %lld, ratio %.2f\n",
-                 (long long)json_integer_value(json_object_get(d, "parameters")),
-                 (long long)json_integer_value(json_object_get(d, "bytes")),
-                 (long long)json_integer_value(json_object_get(d, "float_bytes")),
-                 json_real_value(json_object_get(d, "ratio")));
+    const long long bytes = json_integer_value(json_object_get(d, "bytes")),
+                    float_bytes = json_integer_value(json_object_get(d, "float_bytes"));
+    bwi_text_add(t, "%lld parameters; %lld bytes (%.3f MB), float %lld (%.3f MB), ratio %.2f\n",
+                 (long long)json_integer_value(json_object_get(d, "parameters")), bytes, (double)bytes / 1e6, float_bytes,
+                 (double)float_bytes / 1e6, json_real_value(json_object_get(d, "ratio")));
     const long long blocks = (long long)json_integer_value(json_object_get(d, "hypernet_parameters"));
     if (blocks) bwi_text_add(t, "%lld parameters more make the weights from their bits\n", blocks);
 }

@@ -26,8 +26,10 @@ bw_status bwi_data_fits(const bwi_dataset *d, const bwi_graph *g, bw_error *err)
 {
     const bwi_shape want = g->value[0].shape, have = d->shape;
     if (want.h != have.h || want.w != have.w || want.c != have.c)
-        return bwi_fail(err, BW_SHAPE, "data set '%s' has images of %dx%dx%d, the network takes %dx%dx%d", d->row->name, have.h,
-                        have.w, have.c, want.h, want.w, want.c);
+        return bwi_fail(
+            err, BW_SHAPE,
+            "data set '%s' has images of %dx%dx%d, the network takes %dx%dx%d; recipe key net.image gives their size",
+            d->row->name, have.h, have.w, have.c, want.h, want.w, want.c);
     if (d->classes > g->classes)
         return bwi_fail(err, BW_SHAPE, "data set '%s' has %d classes, the network only %d outputs; set net.classes to 0 or %d",
                         d->row->name, d->classes, g->classes, d->classes);

@@ -405,10 +405,8 @@ bw_status bw_import(const char *in, const char *out, const bw_import_options *op
     int missing, extra;
     *report = NULL;
     const char *normalize = options->normalize ? options->normalize : "cifar";
-    bwi_net_options o = {.shortcut = options->shortcut ? options->shortcut : "A",
-                         .last_bn = options->last_bn,
-                         .classes = options->classes,
-                         .input = {32, 32, 3}};
+    bwi_net_options o = {
+        .shortcut = options->shortcut ? options->shortcut : "A", .last_bn = options->last_bn, .classes = options->classes};
     if (!options->net) return bwi_fail(err, BW_ARG, "%s: import needs the name of the network that the weights belong to", in);
     BWI_TRY(bwi_normalize_check(normalize, err));
     BWI_TRY(bwi_tensors_read(&ts, in, NULL, err));

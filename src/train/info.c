@@ -3,6 +3,7 @@
 #include "train/describe.h"
 #include "train/evaluate.h"
 #include "train/model.h"
+#include "zoo/zoo.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,22 +121,22 @@ fail:
 
 /* ---- Recipes ------------------------------------------------------------------------------------------------------------- */
 
-enum { USUAL_CLASSES = 10 };
-
 bw_status bw_describe(bw_recipe *recipe, bool json, char **text, bw_error *err)
 {
     bwi_graph *g = NULL;
     bwi_dataset *data = NULL;
     bwi_text t = {0};
+    const bwi_family *family;
     int classes = recipe->net.classes;
     bw_status st;
     *text = NULL;
     if (err) *err = (bw_error){0};
+    BWI_TRY(bwi_family_find(&family, recipe->net.family, err));
     if (!classes && bwi_open_data(&data, recipe->data.source, NULL) == BW_OK) classes = data->classes;
     if (!classes)
         bwi_text_add(&t, "net.classes is 0 and data set '%s' cannot be opened here: shown for %d classes\n",
-                     recipe->data.source, USUAL_CLASSES);
-    BWI_TRY(bwi_recipe_graph(&g, recipe, classes ? classes : USUAL_CLASSES, err));
+                     recipe->data.source, family->classes);
+    BWI_TRY(bwi_recipe_graph(&g, recipe, classes ? classes : family->classes, err));
     json_t *network = bwi_describe(g);
     if (network) bwi_describe_text(network, &t);
     st = give(json, network, &t, text, err);

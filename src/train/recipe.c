@@ -66,7 +66,9 @@ static const bwi_key keys[] = {
 
     NAME("net.family", net.family, "resnet20", families, "the network"),
     NAME("net.shortcut", net.shortcut, "A", shortcuts,
-         "shortcut where the shape changes: A subsamples and pads with zeros, projection is a 1x1 convolution with batch norm"),
+         "shortcut where the shape changes: A subsamples and pads with zeros, projection is a 1x1 convolution with batch norm; "
+         "ResNets for 32x32 images have the choice"),
+    INT("net.image", net.image, "0", 0, 4096, "height and width of the images; 0: those that the network was made for"),
     INT("net.classes", net.classes, "0", 0, 100000, "outputs; 0: as many as the data set has classes"),
     BOOL("net.last_bn", net.last_bn, "false", "a BatchNorm1d before the classifier"),
 
@@ -576,7 +578,8 @@ fail:
 
 bw_status bwi_recipe_graph(bwi_graph **out, const bw_recipe *r, int classes, bw_error *err)
 {
-    const bwi_net_options net = {r->net.shortcut, r->net.last_bn, r->net.classes ? r->net.classes : classes, {32, 32, 3}};
+    bwi_net_options net = {r->net.shortcut, r->net.last_bn, r->net.classes ? r->net.classes : classes, {0}};
+    if (r->net.image) net.input = (bwi_shape){r->net.image, r->net.image, 3};
     const bwi_quant_spec spec = {
         .weight_quantizer = r->quant.weight,
         .weight_gradient = r->quant.weight_gradient,

@@ -10,9 +10,9 @@ struct bw_recipe {
     char *name, *init; /* init: a weights file to start from; "": random */
     struct {
         char *family, *shortcut;
-        int classes;
+        int image, classes;
         bool last_bn;
-    } net; /* classes 0: as many as the data set has */
+    } net; /* image 0: as the family is made for; classes 0: as many as the data set has */
     struct {
         char *source, *normalize;
         bool augment;

@@ -8,6 +8,7 @@
 #include "train/evaluate.h"
 #include "train/hessian.h"
 #include "train/model.h"
+#include "zoo/zoo.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -225,14 +226,17 @@ fail:
 static bw_status announce(bwi_run *run, const char *precision_note, bw_error *err)
 {
     const bw_recipe *r = run->recipe;
+    const bwi_family *family;
     bw_status st;
+    BWI_TRY(bwi_family_find(&family, r->net.family, err));
+    const char *shortcut = family->shortcuts ? r->net.shortcut : "";
     BWI_TRY(note(run, bwi_strdup(bwi_cpu_text()), err));
     BWI_TRY(note(run,
-                 bwi_asprintf("%s%s%s, shortcut %s, %d classes; %s, %lld steps of %d images an epoch; %d epochs, %s, learning "
+                 bwi_asprintf("%s%s%s%s%s, %d classes; %s, %lld steps of %d images an epoch; %d epochs, %s, learning "
                               "rate %g, %s per %s; precision %s",
-                              r->name, r->name[0] ? ": " : "", r->net.family, r->net.shortcut, run->graph->classes,
-                              run->data->row->name, (long long)run->steps, r->train.batch, r->train.epochs, r->optim.name,
-                              r->optim.lr, r->optim.schedule, r->optim.per, r->train.precision),
+                              r->name, r->name[0] ? ": " : "", r->net.family, *shortcut ? ", shortcut " : "", shortcut,
+                              run->graph->classes, run->data->row->name, (long long)run->steps, r->train.batch, r->train.epochs,
+                              r->optim.name, r->optim.lr, r->optim.schedule, r->optim.per, r->train.precision),
                  err));
     BWI_TRY(note(run, bwi_layer_table(run->graph), err));
     if (run->teacher.exec)

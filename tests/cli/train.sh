@@ -26,7 +26,14 @@ has out "epochs: 2"
 has out "layer3.2.conv2"
 expect 0 train tiny.yaml --dry-run --json
 json out
+expect 0 train tiny.yaml --dry-run --set net.family=vgg16bn-small
+has out "features.40"
+has out "923130 parameters"
+has out "float 3692520 (3.693 MB)"
 [ ! -e runs ] || fail "a dry run made a folder"
+expect 1 train tiny.yaml --set net.image=64
+has err "data set 'shapes' has images of 32x32x3, the network takes 64x64x3; recipe key net.image gives their size"
+rm -r runs
 
 # stderr is a file here: plain lines, nothing rewritten.
 expect 0 train tiny.yaml

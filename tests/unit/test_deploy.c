@@ -153,20 +153,25 @@ static double compare(bwi_graph *g, const char *what)
 
 /* ---- Whole networks ------------------------------------------------------------------------------------------------------ */
 
-static void check_net(const bwi_quant_spec *spec, const char *shortcut, bool last_bn, double most)
+static void check_family(const char *family, const bwi_net_options *net, const bwi_quant_spec *spec, double most)
 {
-    const bwi_net_options net = {.shortcut = shortcut, .last_bn = last_bn, .classes = 10, .input = {32, 32, 3}};
     char what[200];
     bwi_graph *g;
-    snprintf(what, sizeof what, "%s/%s %d/%d bits, %s, %s", spec->weight_quantizer, spec->activation_quantizer,
-             spec->weight_bits, spec->activation_bits, spec->policy, shortcut);
-    CHECK(bwi_net_create(&g, "resnet20", &net, BWI_DT_F32, err));
+    snprintf(what, sizeof what, "%s: %s/%s %d/%d bits, %s, %s", family, spec->weight_quantizer, spec->activation_quantizer,
+             spec->weight_bits, spec->activation_bits, spec->policy, net->shortcut);
+    CHECK(bwi_net_create(&g, family, net, BWI_DT_F32, err));
     CHECK(bwi_graph_quantize(g, spec, err));
     warm_up(g);
     const double worst = compare(g, what);
     printf("%s: logits differ by at most %.2g\n", what, worst);
     if (worst > most) fail_msg("%s: logits differ by %g", what, worst);
     bwi_graph_destroy(&g);
+}
+
+static void check_net(const bwi_quant_spec *spec, const char *shortcut, bool last_bn, double most)
+{
+    const bwi_net_options net = {.shortcut = shortcut, .last_bn = last_bn, .classes = 10, .input = {32, 32, 3}};
+    check_family("resnet20", &net, spec, most);
 }
 
 static void test_lsq(void **state)
@@ -275,6 +280,24 @@ static void test_real_levels(void **state)
             check_real_levels(bits, 8, false, groups, bits % 2 ? -1.3f : 1);
             check_real_levels(bits, 0, false, groups, -1);
         }
+}
+
+/* Max pools in front of quantizers, many channels; float ones as well. */
+static void test_families(void **state)
+{
+    (void)state;
+    static const char *const families[] = {"vgg16bn-small", "wrn20"};
+    const bwi_net_options net = {.shortcut = "A", .classes = 10, .input = {57, 33, 3}};
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        bwi_quant_spec spec = {.weight_quantizer = "lsq",
+                               .activation_quantizer = "lsq",
+                               .weight_bits = 2,
+                               .activation_bits = 2,
+                               .policy = "first-last-8"};
+        check_family(families[i], &net, &spec, 0);
+        spec.weight_quantizer = spec.activation_quantizer = "none";
+        check_family(families[i], &net, &spec, 1e-3);
+    }
 }
 
 /* Pools, groups, a depthwise convolution, strides, odd sizes, one value for two quantizers, a sum of two float values. */
@@ -505,9 +528,9 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lsq),         cmocka_unit_test(test_others),  cmocka_unit_test(test_odd),
-        cmocka_unit_test(test_real_levels), cmocka_unit_test(test_damaged), cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_size),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_lsq),    cmocka_unit_test(test_others),      cmocka_unit_test(test_families),
+        cmocka_unit_test(test_odd),    cmocka_unit_test(test_real_levels), cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_memory), cmocka_unit_test(test_size),        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

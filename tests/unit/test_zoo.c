@@ -1,6 +1,7 @@
 /* Network families: parameter counts of the literature, layer names and shapes of published PyTorch weights, refused options. */
 #include "zoo/zoo.h"
 #include "base/alloc.h"
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -51,6 +52,11 @@ static void parameter_counts(void **state)
         {"resnet44", "A", false, 10, 658586, 44},
         {"resnet56", "A", false, 10, 853018, 56},
         {"resnet110", "A", false, 10, 1727962, 110},
+        {"wrn20", "A", false, 100, 1085572, 20},
+        {"vgg16bn", NULL, false, 10, 14724042, 14},
+        {"vgg16bn", NULL, false, 100, 14724042 + 90 * 513, 14},
+        {"vgg16bn", NULL, true, 10, 14724042 + 2 * 512, 14},
+        {"vgg16bn-small", NULL, false, 10, 923130, 14},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         bwi_net_options o = options(rows[i].shortcut);
@@ -62,6 +68,44 @@ static void parameter_counts(void **state)
         assert_int_equal(convs, rows[i].convs);
         assert_string_equal(g->family, rows[i].name);
         assert_int_equal(g->classes, rows[i].classes);
+        bwi_graph_destroy(&g);
+    }
+}
+
+/* The sizes in the tables of Wang et al. (Automatic low-bit hybrid quantization of neural networks through meta learning, 2020): megabytes
+ * of floats to four digits, and how many layers have a bit-width. */
+static void sizes_of_the_hybrid_tables(void **state)
+{
+    (void)state;
+    const struct {
+        const char *name;
+        int classes;
+        double megabytes;
+        int layers;
+    } rows[] = {
+        {"resnet20", 10, 1.079, 20}, {"vgg16bn", 10, 58.896, 14},      {"vgg16bn", 100, 59.081, 14},
+        {"wrn20", 100, 4.342, 20},   {"vgg16bn-small", 10, 3.692, 14},
+    };
+    const bwi_quant_spec spec = {
+        .weight_quantizer = "lsq", .activation_quantizer = "lsq", .weight_bits = 2, .activation_bits = 2, .policy = "all"};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bwi_net_options o = options("A");
+        o.classes = rows[i].classes;
+        bwi_graph *g = create(rows[i].name, &o);
+        bwi_quant *q;
+        const bwi_node *layer;
+        uint64_t floats, quantized;
+        int weights = 0, activations = 0;
+        quantized = bwi_graph_bytes(g, &floats);
+        assert_int_equal(quantized, floats);
+        if (fabs(1e-6 * (double)floats - rows[i].megabytes) > 0.0006) /* the tables round 3.69252 down */
+            fail_msg("%s: %.6f MB, the table has %.3f", rows[i].name, 1e-6 * (double)floats, rows[i].megabytes);
+        assert_int_equal(bwi_graph_quantize(g, &spec, NULL), BW_OK);
+        for (int k = 0; bwi_graph_quant(g, k, &q, &layer); k++) *(q->role == BWI_WEIGHT ? &weights : &activations) += 1;
+        assert_int_equal(weights, rows[i].layers);
+        assert_int_equal(activations, rows[i].layers);
+        quantized = bwi_graph_bytes(g, NULL);
+        assert_in_range(quantized, floats / 16, floats / 13); /* 2 bits; batch norm and biases stay float */
         bwi_graph_destroy(&g);
     }
 }
@@ -110,6 +154,32 @@ static void shapes_of_values(void **state)
     bwi_graph_destroy(&g);
 }
 
+static void shapes_of_vgg(void **state)
+{
+    (void)state;
+    bwi_net_options o = options(NULL);
+    bwi_graph *g = create("vgg16bn", &o);
+    shape_is(g, "features.0", 32, 32, 64);
+    shape_is(g, "features.6", 16, 16, 64);
+    shape_is(g, "features.30", 4, 4, 512);
+    shape_is(g, "features.40", 2, 2, 512);
+    shape_is(g, "features.43", 1, 1, 512);
+    assert_int_equal(node(g, "classifier")->in[0], node(g, "features.43")->out);
+    assert_int_equal(g->output, node(g, "classifier")->out);
+    bwi_graph_destroy(&g);
+    o.input = (bwi_shape){64, 70, 3}; /* larger images leave a map, which is pooled */
+    g = create("vgg16bn-small", &o);
+    shape_is(g, "features.43", 2, 2, 128);
+    shape_is(g, "pool", 1, 1, 128);
+    bwi_graph_destroy(&g);
+    o.input = (bwi_shape){0}; /* what the family was made for */
+    g = create("vgg16bn", &o);
+    assert_int_equal(g->value[0].shape.h, 32);
+    assert_int_equal(g->value[0].shape.w, 32);
+    assert_int_equal(g->value[0].shape.c, 3);
+    bwi_graph_destroy(&g);
+}
+
 static void parameter(const bwi_graph *g, const char *name, int ndim, int64_t a, int64_t b, int64_t c, int64_t d)
 {
     const bwi_param *p = bwi_graph_param(g, name);
@@ -149,6 +219,18 @@ static void names_are_those_of_published_weights(void **state)
     assert_null(bwi_graph_param(g, "layer1.0.downsample.0.weight"));
     assert_int_equal(node(g, "linear")->in[0], node(g, "bn_last")->out);
     bwi_graph_destroy(&g);
+
+    o = options(NULL);
+    g = create("vgg16bn", &o); /* torchvision's numbers: ReLUs and pools count */
+    parameter(g, "features.0.weight", 4, 64, 3, 3, 3);
+    parameter(g, "features.1.running_mean", 1, 64, 0, 0, 0);
+    parameter(g, "features.7.weight", 4, 128, 64, 3, 3);
+    parameter(g, "features.24.weight", 4, 512, 256, 3, 3);
+    parameter(g, "features.40.weight", 4, 512, 512, 3, 3);
+    parameter(g, "features.41.bias", 1, 512, 0, 0, 0);
+    parameter(g, "classifier.weight", 2, 10, 512, 0, 0);
+    assert_null(bwi_graph_param(g, "features.0.bias"));
+    bwi_graph_destroy(&g);
 }
 
 static void refused(const char *name, const bwi_net_options *o, bw_status want, const char *text)
@@ -167,7 +249,8 @@ static void mistakes_are_named(void **state)
     bwi_net_options o = options("A");
     refused("resnet21", &o, BW_ARG, "did you mean 'resnet20'?");
     refused("ResNet56", &o, BW_ARG, "did you mean 'resnet56'?");
-    refused("perceptron", &o, BW_ARG, "choose one of resnet20, resnet32, resnet44, resnet56, resnet110");
+    refused("perceptron", &o, BW_ARG,
+            "choose one of resnet20, resnet32, resnet44, resnet56, resnet110, wrn20, vgg16bn, vgg16bn-small");
     o = options("projektion");
     refused("resnet20", &o, BW_ARG, "did you mean 'projection'?");
     o = options("identity-shortcut");
@@ -178,6 +261,8 @@ static void mistakes_are_named(void **state)
     o = options("A");
     o.input.w = 3;
     refused("resnet20", &o, BW_SHAPE, "not 32x3");
+    o.input = (bwi_shape){31, 32, 3};
+    refused("vgg16bn", &o, BW_SHAPE, "at least 32x32, not 31x32");
 }
 
 static void lack_of_memory_leaves_nothing(void **state)
@@ -204,7 +289,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parameter_counts),
+        cmocka_unit_test(sizes_of_the_hybrid_tables),
         cmocka_unit_test(shapes_of_values),
+        cmocka_unit_test(shapes_of_vgg),
         cmocka_unit_test(names_are_those_of_published_weights),
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(lack_of_memory_leaves_nothing),
