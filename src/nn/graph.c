@@ -207,6 +207,7 @@ bool bwi_graph_quant(const bwi_graph *g, int i, bwi_quant **q, const bwi_node **
     return false;
 }
 
+/* Running statistics do not count: deployment folds them into the two arrays of a batch norm. */
 uint64_t bwi_graph_bytes(const bwi_graph *g, uint64_t *float_bytes)
 {
     uint64_t bits = 0, numel = 0;

@@ -106,8 +106,7 @@ typedef struct bwi_quant_spec {
 BW_MUST_USE bw_status bwi_graph_quantize(bwi_graph *g, const bwi_quant_spec *spec, bw_error *err);
 /* Quantizers in the order of their layers, weights before activations: for logs and tables. False past the end. `layer` is the convolution's or linear layer's node. */
 bool bwi_graph_quant(const bwi_graph *g, int i, bwi_quant **q, const bwi_node **layer);
-/* Bytes of the model as the literature counts: weights at their bits, every other parameter at 4 bytes; running statistics, which deployment folds
- * into the batch norm's two arrays, do not count. What float takes goes to *float_bytes. */
+/* Bytes of the model: weights at their bits, everything else at 4 bytes a parameter; what float takes goes to *float_bytes. */
 uint64_t bwi_graph_bytes(const bwi_graph *g, uint64_t *float_bytes);
 
 /* ---- Execution ---------------------------------------------------------------------------------------------------------- */

@@ -102,3 +102,32 @@ CIFAR(resnet44, "ResNet-44", 44, 16)
 CIFAR(resnet56, "ResNet-56", 56, 16)
 CIFAR(resnet110, "ResNet-110", 110, 16)
 CIFAR(wrn20, "ResNet-20 of twice the width (32, 64 and 128 channels)", 20, 32)
+
+static bw_status build_imagenet(const bwi_family *family, bwi_graph *g, const bwi_net_options *o, bw_error *err)
+{
+    const int blocks = (family->depth - 2) / 8;
+    assert(8 * blocks + 2 == family->depth);
+    const bwi_attr pool = {.kh = 3, .kw = 3, .stride = 2, .pad = 1};
+    bwi_builder b = {.g = g, .err = err};
+    bw_status st;
+    BWI_TRY(bwi_build_check_image(&b, family, 32));
+    BWI_TRY(bwi_build_conv(&b, "conv1", family->width, 7, 2));
+    BWI_TRY(bwi_build_norm(&b, "bn1"));
+    BWI_TRY(bwi_build_then(&b, "relu", "relu", NULL));
+    BWI_TRY(bwi_build_then(&b, "max_pool", "maxpool", &pool));
+    BWI_TRY(add_stages(&b, 4, blocks, family->width, true));
+    BWI_TRY(bwi_build_then(&b, "global_pool", "avgpool", NULL));
+    if (o->last_bn) BWI_TRY(bwi_build_norm(&b, "bn_last"));
+    BWI_TRY(bwi_build_linear(&b, "fc", o->classes));
+    g->output = b.at;
+fail:
+    return st;
+}
+
+const bwi_family bwi_family_resnet18 = {.name = "resnet18",
+                                        .summary = "ResNet-18 for 224x224 images (torchvision's)",
+                                        .depth = 18,
+                                        .width = 64,
+                                        .image = 224,
+                                        .classes = 1000,
+                                        .build = build_imagenet};

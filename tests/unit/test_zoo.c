@@ -57,6 +57,8 @@ static void parameter_counts(void **state)
         {"vgg16bn", NULL, false, 100, 14724042 + 90 * 513, 14},
         {"vgg16bn", NULL, true, 10, 14724042 + 2 * 512, 14},
         {"vgg16bn-small", NULL, false, 10, 923130, 14},
+        {"resnet18", NULL, false, 1000, 11689512, 21},
+        {"resnet18", "A", false, 10, 11689512 - 990 * 513, 21}, /* it has no choice of shortcuts */
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         bwi_net_options o = options(rows[i].shortcut);
@@ -180,6 +182,22 @@ static void shapes_of_vgg(void **state)
     bwi_graph_destroy(&g);
 }
 
+static void shapes_of_resnet18(void **state)
+{
+    (void)state;
+    const bwi_net_options o = {.classes = 1000};
+    bwi_graph *g = create("resnet18", &o);
+    shape_is(g, "conv1", 112, 112, 64);
+    shape_is(g, "maxpool", 56, 56, 64);
+    shape_is(g, "layer1.1.relu2", 56, 56, 64);
+    shape_is(g, "layer2.0.downsample.1", 28, 28, 128);
+    shape_is(g, "layer3.0.add", 14, 14, 256);
+    shape_is(g, "layer4.1.relu2", 7, 7, 512);
+    shape_is(g, "fc", 1, 1, 1000);
+    assert_int_equal(node(g, "layer1.0.add")->in[1], node(g, "maxpool")->out);
+    bwi_graph_destroy(&g);
+}
+
 static void parameter(const bwi_graph *g, const char *name, int ndim, int64_t a, int64_t b, int64_t c, int64_t d)
 {
     const bwi_param *p = bwi_graph_param(g, name);
@@ -221,6 +239,18 @@ static void names_are_those_of_published_weights(void **state)
     bwi_graph_destroy(&g);
 
     o = options(NULL);
+    g = create("resnet18", &o);
+    parameter(g, "conv1.weight", 4, 64, 3, 7, 7);
+    parameter(g, "bn1.weight", 1, 64, 0, 0, 0);
+    parameter(g, "layer1.0.conv1.weight", 4, 64, 64, 3, 3);
+    parameter(g, "layer2.0.downsample.0.weight", 4, 128, 64, 1, 1);
+    parameter(g, "layer4.0.downsample.1.running_mean", 1, 512, 0, 0, 0);
+    parameter(g, "layer4.1.bn2.bias", 1, 512, 0, 0, 0);
+    parameter(g, "fc.bias", 1, 10, 0, 0, 0);
+    assert_null(bwi_graph_param(g, "layer1.0.downsample.0.weight"));
+    assert_int_equal(g->n_params, 21 + 1 + 4 * 20);
+    bwi_graph_destroy(&g);
+
     g = create("vgg16bn", &o); /* torchvision's numbers: ReLUs and pools count */
     parameter(g, "features.0.weight", 4, 64, 3, 3, 3);
     parameter(g, "features.1.running_mean", 1, 64, 0, 0, 0);
@@ -250,7 +280,7 @@ static void mistakes_are_named(void **state)
     refused("resnet21", &o, BW_ARG, "did you mean 'resnet20'?");
     refused("ResNet56", &o, BW_ARG, "did you mean 'resnet56'?");
     refused("perceptron", &o, BW_ARG,
-            "choose one of resnet20, resnet32, resnet44, resnet56, resnet110, wrn20, vgg16bn, vgg16bn-small");
+            "choose one of resnet20, resnet32, resnet44, resnet56, resnet110, wrn20, vgg16bn, vgg16bn-small, resnet18");
     o = options("projektion");
     refused("resnet20", &o, BW_ARG, "did you mean 'projection'?");
     o = options("identity-shortcut");
@@ -263,6 +293,7 @@ static void mistakes_are_named(void **state)
     refused("resnet20", &o, BW_SHAPE, "not 32x3");
     o.input = (bwi_shape){31, 32, 3};
     refused("vgg16bn", &o, BW_SHAPE, "at least 32x32, not 31x32");
+    refused("resnet18", &o, BW_SHAPE, "at least 32x32, not 31x32");
 }
 
 static void lack_of_memory_leaves_nothing(void **state)
@@ -288,13 +319,10 @@ static void lack_of_memory_leaves_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(parameter_counts),
-        cmocka_unit_test(sizes_of_the_hybrid_tables),
-        cmocka_unit_test(shapes_of_values),
-        cmocka_unit_test(shapes_of_vgg),
-        cmocka_unit_test(names_are_those_of_published_weights),
-        cmocka_unit_test(mistakes_are_named),
-        cmocka_unit_test(lack_of_memory_leaves_nothing),
+        cmocka_unit_test(parameter_counts),   cmocka_unit_test(sizes_of_the_hybrid_tables),
+        cmocka_unit_test(shapes_of_values),   cmocka_unit_test(shapes_of_vgg),
+        cmocka_unit_test(shapes_of_resnet18), cmocka_unit_test(names_are_those_of_published_weights),
+        cmocka_unit_test(mistakes_are_named), cmocka_unit_test(lack_of_memory_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
