@@ -13,7 +13,8 @@ typedef enum bwi_rng_purpose {
     BWI_RNG_DATASET,
     BWI_RNG_METHOD,
     BWI_RNG_TEST,
-    BWI_RNG_HESSIAN
+    BWI_RNG_HESSIAN,
+    BWI_RNG_SEARCH
 } bwi_rng_purpose;
 /* xoshiro256**, seeded by splitmix64 of the key */
 typedef struct bwi_rng {

@@ -61,8 +61,7 @@ static const char *split_name(const char *text, char name[NAME_SIZE])
     return text[len] ? text + len + 1 : NULL;
 }
 
-/* "unknown quantizer 'lsw': did you mean 'lsq'? Known: lsq, interval" */
-static bw_status fail_unknown(bw_error *err, const char *what, const char *word, const char *const *names, size_t n)
+bw_status bwi_fail_unknown(bw_error *err, const char *what, const char *word, const char *const *names, size_t n)
 {
     char known[512] = "";
     for (size_t i = 0, at = 0; i < n && at < sizeof known; i++)
@@ -85,7 +84,7 @@ static bw_status parse_option(const char *method, const bwi_option *option, cons
     snprintf(word, sizeof word, "%.*s", (int)(eq - text), text);
     while (at < n && strcmp(names[at], word)) at++;
     snprintf(what, sizeof what, "option of '%s'", method);
-    if (at == n) return fail_unknown(err, what, word, names, n);
+    if (at == n) return bwi_fail_unknown(err, what, word, names, n);
     if (given[at]) return bwi_fail(err, BW_ARG, "option '%s' of '%s' is given twice", word, method);
     given[at] = true;
 
@@ -100,8 +99,7 @@ static bw_status parse_option(const char *method, const bwi_option *option, cons
     return BW_OK;
 }
 
-/* text: "key=value,key=value", or NULL for none. opt starts with the defaults. */
-static bw_status parse_options(const char *method, const bwi_option *option, const char *text, double *opt, bw_error *err)
+bw_status bwi_options_parse(const char *method, const bwi_option *option, const char *text, double *opt, bw_error *err)
 {
     bool given[BWI_OPTIONS] = {false};
     for (size_t i = 0; i < BWI_OPTIONS; i++) opt[i] = option[i].key ? option[i].def : 0;
@@ -152,13 +150,13 @@ bw_status bwi_quant_make(bwi_quant *q, const char *quantizer, const char *gradie
 
     const char *options = split_name(quantizer, name);
     made.q = bwi_quantizer_find(name);
-    if (!made.q) return fail_unknown(err, "quantizer", name, quantizer_names, COUNT(quantizer_names));
-    BWI_TRY(parse_options(made.q->name, made.q->option, options, made.opt, err));
+    if (!made.q) return bwi_fail_unknown(err, "quantizer", name, quantizer_names, COUNT(quantizer_names));
+    BWI_TRY(bwi_options_parse(made.q->name, made.q->option, options, made.opt, err));
 
     options = split_name(gradient ? gradient : "ste", name);
     made.g = bwi_gradient_find(name);
-    if (!made.g) return fail_unknown(err, "gradient method", name, gradient_names, COUNT(gradient_names));
-    BWI_TRY(parse_options(made.g->name, made.g->option, options, made.gopt, err));
+    if (!made.g) return bwi_fail_unknown(err, "gradient method", name, gradient_names, COUNT(gradient_names));
+    BWI_TRY(bwi_options_parse(made.g->name, made.g->option, options, made.gopt, err));
 
     BWI_TRY(check_role(made.q, made.g, role, bits, made.is_signed, err));
     if (made.g->delta >= 0) made.delta = made.gopt[made.g->delta];

@@ -27,6 +27,13 @@ typedef struct bwi_option {
     bool integer; /* whole numbers only */
 } bwi_option;
 
+/* Options of a method, whose rows end at key NULL or at BWI_OPTIONS: text is "key=value,key=value", or NULL for none; opt [BWI_OPTIONS]
+ * starts with the defaults. */
+BW_MUST_USE bw_status bwi_options_parse(const char *method, const bwi_option *option, const char *text, double *opt,
+                                        bw_error *err);
+/* BW_ARG: "unknown quantizer 'lsw': did you mean 'lsq'? Known: lsq, interval" */
+bw_status bwi_fail_unknown(bw_error *err, const char *what, const char *word, const char *const *names, size_t n);
+
 /* Statistics of a tensor that some quantizers need: at initialisation, or before every use (weights only). */
 typedef struct bwi_qstats {
     double n, mean, mean_abs, std /* unbiased, N-1 */, min, max,

@@ -461,8 +461,8 @@ static bw_status unknown_key(const char *name, size_t length, bw_error *err)
     return st;
 }
 
-/* One override "section.key=value". Lists go the way of a file: their value is YAML. */
-static bw_status apply_override(bw_recipe *r, const char *text, bw_error *err)
+/* Lists go the way of a file: their value is YAML. */
+bw_status bwi_recipe_override(bw_recipe *r, const char *text, bw_error *err)
 {
     const char *equals = strchr(text, '=');
     if (!equals) return bwi_fail(err, BW_ARG, "override '%.80s': expected section.key=value", text);
@@ -512,8 +512,7 @@ static bw_status check_source(const char *source, bw_error *err)
     return st;
 }
 
-/* What no single key can know. */
-static bw_status check(const bw_recipe *r, bw_error *err)
+bw_status bwi_recipe_check(const bw_recipe *r, bw_error *err)
 {
     bw_status st;
     for (int i = 1; i < r->optim.n_milestones; i++)
@@ -540,9 +539,9 @@ bw_status bw_recipe_load(bw_recipe **out, const char *path, const char *const *o
         BWI_TRY(bwi_file_open(&file, path, err));
         BWI_TRY(bwi_recipe_yaml(r, path, file.data, file.size, err));
     }
-    for (size_t i = 0; i < n; i++) BWI_TRY(apply_override(r, overrides[i], err));
+    for (size_t i = 0; i < n; i++) BWI_TRY(bwi_recipe_override(r, overrides[i], err));
     st = check_source(r->data.source, err);
-    if (!st) st = check(r, err);
+    if (!st) st = bwi_recipe_check(r, err);
     if (st) {
         if (path) bwi_fail_in(err, st, "%s", path);
         goto fail;
@@ -563,7 +562,7 @@ bw_status bwi_recipe_parse(bw_recipe **out, const char *what, const char *yaml, 
     BWI_TRY(create_default(&r, err));
     r->data.source[0] = 0; /* a model that was imported does not say what it was trained on */
     BWI_TRY(bwi_recipe_yaml(r, what, (const uint8_t *)yaml, strlen(yaml), err));
-    if ((st = check(r, err))) {
+    if ((st = bwi_recipe_check(r, err))) {
         bwi_fail_in(err, st, "%s", what);
         goto fail;
     }

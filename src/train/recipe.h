@@ -72,6 +72,10 @@ BW_MUST_USE bw_status bwi_recipe_set(bw_recipe *r, const bwi_key *key, const cha
 char *bwi_recipe_value(const bw_recipe *r, const bwi_key *key);
 /* Applies YAML text to a recipe (recipe_yaml.c). `what` names the text in messages: a file or "--set". */
 BW_MUST_USE bw_status bwi_recipe_yaml(bw_recipe *r, const char *what, const uint8_t *yaml, size_t size, bw_error *err);
+/* Applies one override "section.key=value". */
+BW_MUST_USE bw_status bwi_recipe_override(bw_recipe *r, const char *text, bw_error *err);
+/* What no single key can know: whether quantizers and bits go together, whether lists rise. */
+BW_MUST_USE bw_status bwi_recipe_check(const bw_recipe *r, bw_error *err);
 /* A recipe from the YAML text that a model or checkpoint holds; data.source is empty when that does not give it. */
 BW_MUST_USE bw_status bwi_recipe_parse(bw_recipe **out, const char *what, const char *yaml, bw_error *err);
 /* BW_ARG when two recipes differ: err lists every key that does, with both values. The folder of data.source may differ. */

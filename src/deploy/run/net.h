@@ -110,4 +110,6 @@ typedef struct bwr_plan {
 size_t bwr_place_values(bwr_plan *p);
 /* Parses and checks everything: shapes, value numbers, sizes of tensors. */
 BW_MUST_USE bw_status bwr_plan_read(bwr_plan *p, const void *file, size_t size, bw_error *err);
+/* Layer i alone, of one image; earlier layers have left their values in work. For timing. */
+void bwr_run_layer(const bw_net *net, int i, const uint8_t *image, void *work);
 #endif

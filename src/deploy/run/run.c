@@ -383,6 +383,11 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, int from_r
     }
 }
 
+void bwr_run_layer(const bw_net *net, int i, const uint8_t *image, void *work)
+{
+    run_layer(net, i, image, 0, net->plan.layer[i].h, work, (char *)work + net->scratch);
+}
+
 static size_t image_bytes(const bw_net *net)
 {
     return (size_t)net->plan.image_h * (size_t)net->plan.image_w * (size_t)net->plan.image_c;
