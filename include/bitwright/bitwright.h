@@ -32,6 +32,8 @@ typedef enum bw_kind {
     BW_KIND_FORMAT,
     BW_KIND_IMAGE,
     BW_KIND_OPERATION,
+    BW_KIND_SEARCH,
+    BW_KIND_BUDGET,
     BW_KIND_COUNT
 } bw_kind;
 /* Row i of a kind: returns false past the end. *help is one line; *detail lists options with ranges (may be ""). Static strings
@@ -207,6 +209,17 @@ typedef struct bw_analyze_options {
  * weight updates (LSQ, equation 4), the distance of learned step sizes from those of least error (LSQ, section 3.6), and step sizes and
  * EWGS's delta by epoch from the log. The model file is only read. *text: a table, or one JSON object; freed with bw_free. */
 BW_MUST_USE bw_status bw_analyze(const char *model, const bw_analyze_options *options, bool json, char **text, bw_error *err);
+
+/* ---- Search: a bit-width for every layer ------------------------------------------------------------------------------- */
+typedef struct bw_search_event {
+    int evaluations, expected; /* done, those of an earlier call that was resumed included; in the whole search */
+    int generation;            /* from 1 */
+    double best, mean;         /* top-1 errors in percent: of the best so far, of the archive; NaN: none yet */
+    double per_s;              /* evaluations a second in this call */
+    double seconds_left;       /* < 0: unknown */
+} bw_search_event;
+/* Return true to stop; the search then ends with BW_INTERRUPTED and can be resumed. Called on the thread that called bw_search. */
+typedef bool (*bw_search_event_fn)(void *user, const bw_search_event *event);
 
 /* ---- Benchmark of a training step -------------------------------------------------------------------------------------- */
 typedef struct bw_bench_options {

@@ -1,9 +1,10 @@
-/* What the library offers, row by row, as text. */
-#include "train/recipe.h"
+/* What the library offers, row by row, as text. It stands in the highest room, from where all rows are seen. */
 #include "data/data.h"
 #include "io/image.h"
 #include "io/io.h"
 #include "optim/optim.h"
+#include "search/budgets.h"
+#include "search/methods.h"
 #include "zoo/zoo.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -149,6 +150,27 @@ static bool operation(size_t i, row *r)
     return true;
 }
 
+static bool search(size_t i, row *r)
+{
+    const bwi_method *m = bwi_method_at(i);
+    if (!m) return false;
+    r->name = m->name;
+    r->help = m->summary;
+    add_options(r, m->option);
+    add(r, "%s%s", r->detail[0] ? "; " : "", m->cite);
+    return true;
+}
+
+static bool budget(size_t i, row *r)
+{
+    const bwi_budget *b = bwi_budget_at(i);
+    if (!b) return false;
+    r->name = b->name;
+    r->help = b->summary;
+    add(r, "%s=LIMIT: %s; %s", b->name, b->values, b->cite);
+    return true;
+}
+
 static const struct kind {
     const char *name;
     bool (*row)(size_t i, row *r);
@@ -163,6 +185,8 @@ static const struct kind {
     [BW_KIND_FORMAT] = {"format", format},
     [BW_KIND_IMAGE] = {"image", image},
     [BW_KIND_OPERATION] = {"operation", operation},
+    [BW_KIND_SEARCH] = {"search", search},
+    [BW_KIND_BUDGET] = {"budget", budget},
 };
 
 const char *bw_kind_name(bw_kind kind)

@@ -12,8 +12,8 @@ typedef struct list_options {
 #define AT(f) offsetof(list_options, f)
 static const option options[] = {
     {OPT_ARG_MAYBE, "KIND", NULL,
-     "quantizer, gradient, policy, network, dataset, optimizer, schedule, format or operation; all by default", AT(kind), 0, 0,
-     NULL, NULL},
+     "quantizer, gradient, policy, network, dataset, optimizer, schedule, format, operation, search or budget; all by default",
+     AT(kind), 0, 0, NULL, NULL},
     {OPT_FLAG, "markdown", NULL, "print tables for documentation", AT(markdown), 0, 0, NULL, NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
