@@ -283,6 +283,18 @@ void bwi_writer_abandon(bwi_writer **w)
     writer_free(w);
 }
 
+bw_status bwi_file_write(const char *path, const void *data, size_t n, bw_error *err)
+{
+    bwi_writer *w = NULL;
+    bw_status st;
+    BWI_TRY(bwi_writer_open(&w, path, err));
+    BWI_TRY(bwi_writer_add(w, data, n, err));
+    st = bwi_writer_commit(&w, err);
+fail:
+    bwi_writer_abandon(&w);
+    return st;
+}
+
 bw_status bwi_make_dir(const char *path, bw_error *err)
 {
     struct stat s;

@@ -32,6 +32,8 @@ BW_MUST_USE bw_status bwi_writer_open(bwi_writer **w, const char *path, bw_error
 BW_MUST_USE bw_status bwi_writer_add(bwi_writer *w, const void *data, size_t n, bw_error *err);
 /* Frees w in every case; removes the temporary file on failure. */
 BW_MUST_USE bw_status bwi_writer_commit(bwi_writer **w, bw_error *err);
+/* All of these with n bytes. */
+BW_MUST_USE bw_status bwi_file_write(const char *path, const void *data, size_t n, bw_error *err);
 /* Removes the temporary file; *w may be NULL. */
 void bwi_writer_abandon(bwi_writer **w);
 

@@ -226,15 +226,9 @@ static bw_status fit(session *s, bw_error *err)
 
 static bw_status write_file(const char *folder, const char *name, const char *text, bw_error *err)
 {
-    bwi_writer *w = NULL;
-    bw_status st;
     char *path = bwi_asprintf("%s/%s", folder, name);
-    if (!path || !text) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for %s", name));
-    BWI_TRY(bwi_writer_open(&w, path, err));
-    BWI_TRY(bwi_writer_add(w, text, strlen(text), err));
-    BWI_TRY(bwi_writer_commit(&w, err));
-fail:
-    bwi_writer_abandon(&w);
+    const bw_status st =
+        path && text ? bwi_file_write(path, text, strlen(text), err) : bwi_fail(err, BW_NOMEM, "no memory for %s", name);
     bwi_free(path);
     return st;
 }

@@ -44,16 +44,9 @@ static bw_status write_table(const bwi_latencies *l, const bwi_costing *c, bw_er
 {
     json_t *table = table_json(l, c);
     char *text = table ? json_dumps(table, JSON_INDENT(1)) : NULL;
-    bwi_writer *w = NULL;
-    bw_status st = BW_OK;
+    const bw_status st =
+        text ? bwi_file_write(c->table, text, strlen(text), err) : bwi_fail(err, BW_NOMEM, "no memory for %s", c->table);
     json_decref(table);
-    if (!text) return bwi_fail(err, BW_NOMEM, "no memory for %s", c->table);
-    BWI_TRY(bwi_writer_open(&w, c->table, err));
-    BWI_TRY(bwi_writer_add(w, text, strlen(text), err));
-    BWI_TRY(bwi_writer_add(w, "\n", 1, err));
-    st = bwi_writer_commit(&w, err);
-fail:
-    bwi_writer_abandon(&w);
     free(text);
     return st;
 }
