@@ -72,8 +72,9 @@ $(B)/flags $(B)/objects: FORCE
 $(B)/text/%.h: src/%.inc
 	@mkdir -p $(@D)
 	sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/' $< > $@
-$(B)/src/deploy/emit_c.o: $(B)/text/deploy/portable.h
-$(B)/src/deploy/emit_c.o: private CFLAGS += -I$(B)/text
+C_CODE   := $(patsubst %.c,$(B)/%.o,$(wildcard src/deploy/c_code.c src/deploy/emit_c*.c))
+$(C_CODE): $(patsubst src/%.inc,$(B)/text/%.h,$(wildcard src/deploy/portable*.inc))
+$(C_CODE): private CFLAGS += -I$(B)/text
 
 # Messages of the schema as C structs, by protobuf-c. Generated code is compiled without our warnings.
 # (private: a flag of these objects alone must not reach $(B)/flags, on which all objects depend.)

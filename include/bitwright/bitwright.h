@@ -130,7 +130,7 @@ void bw_free(void *p);
 
 /* ---- Deployment -------------------------------------------------------------------------------------------------------- */
 /* Writes a trained model in a form that runs without this library's training half. to: "packed" (the engine of run.h), or NULL for it;
- * "c": one C99 file and a header beside it; "onnx": an ONNX model with QuantizeLinear and DequantizeLinear; "qonnx": one with QONNX's Quant.
+ * "c": one C99 file and a header beside it; "c-integer": the same without floats; "onnx": an ONNX model with QuantizeLinear and DequantizeLinear; "qonnx": one with QONNX's Quant.
  * ONNX models take `image` [N,channels,height,width] float, normalised with the mean and std of their metadata, and make `logits` [N,classes].
  * BW_UNSUPPORTED names a layer that cannot be packed, and why. */
 BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char *to, bw_error *err);

@@ -50,14 +50,16 @@ json out '$o->{latency_ms} > 0 && $o->{images_per_s} > 0'
 expect 2 bench infer
 has err "--model"
 
-# C code: strict compilers take it, and it says what the engine says.
-expect 0 export runs/tiny/model.safetensors --to c --out net-2.c
-for cc in gcc clang; do
-    ! command -v $cc >/dev/null || $cc -std=c99 -pedantic -Wall -Wextra -Wshadow -Wconversion -Werror -O1 -c net-2.c -o net.o || fail "$cc rejects the C code"
+# C code, with floats and without: strict compilers take it. What it says is compared by verify, by tests/unit/test_c_code.c and by c_code.sh.
+for form in c c-integer; do
+    expect 0 export runs/tiny/model.safetensors --to $form --out net-2.c
+    for cc in gcc clang; do
+        ! command -v $cc >/dev/null || $cc -std=c99 -pedantic -Wall -Wextra -Wshadow -Wconversion -Werror -O1 -c net-2.c -o net.o || fail "$cc rejects the C code"
+    done
+    grep -q "define NET_2_BUFFER_BYTES" net-2.h || fail "the header lacks the size of the buffer"
+    expect 2 export runs/tiny/model.safetensors --to $form --out net.txt
+    has err "ends in .c"
 done
-grep -q "define NET_2_BUFFER_BYTES" net-2.h || fail "the header lacks the size of the buffer"
-expect 2 export runs/tiny/model.safetensors --to c --out net.txt
-has err "ends in .c"
 
 # ONNX: the same bytes again, and the help names every form.
 for form in onnx qonnx; do

@@ -408,7 +408,7 @@ static void test_damaged(void **state)
     for (size_t n = 0; n < d.size; n++) assert_true(try_file(d.file, n) != BW_OK);
     uint8_t *copy = malloc(d.size);
     assert_non_null(copy);
-    const char alphabet[] = "0123456789 ;x{}[]\":,zNRBqioacwkspgmtr\\";
+    const char alphabet[] = "0123456789 ;x{}[]\":,zNRBTqioacwkspgmtr\\";
     for (int trial = 0; trial < 30000; trial++) {
         memcpy(copy, d.file, d.size);
         for (uint32_t k = 0; k <= bwi_rng_below(&r, 3); k++) {
