@@ -85,6 +85,7 @@ bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *
     e->compute = o->compute ? o->compute : g->real == BWI_DT_F64 ? &bwi_compute_reference_f64 : &bwi_compute_onednn;
     e->batch = o->batch;
     e->train = o->train;
+    e->calibrate = o->calibrate;
     e->second_order = o->second_order;
     e->fused = !o->no_fusion && !o->second_order;
     e->observe = o->observe;
@@ -316,10 +317,10 @@ bw_status bwi_exec_forward(bwi_exec *e, int n, bool train, const void **logits, 
     if (logits) *logits = NULL;
     if (n < 1 || n > e->batch)
         return bwi_fail(err, BW_ARG, "a batch of %d images on an executor made for 1 to %d", n, e->batch);
-    if (train && !e->train) return bwi_fail(err, BW_ARG, "a training step on an executor made for evaluation");
+    if (train && !e->train && !e->calibrate) return bwi_fail(err, BW_ARG, "a training step on an executor made for evaluation");
     double start = bwi_now();
     bwi_times before = e->times;
-    bool repack = train || e->packed != e->g->version;
+    bool repack = (train && e->train) || e->packed != e->g->version;
     bw_status st = BW_OK;
     e->n = n;
     e->trained = e->have_loss = e->differentiated = false;
@@ -332,7 +333,7 @@ bw_status bwi_exec_forward(bwi_exec *e, int n, bool train, const void **logits, 
     }
     drop_init_values(e);
     e->packed = st ? 0 : e->g->version;
-    e->trained = train && !st;
+    e->trained = train && e->train && !st;
     if (logits && !st) *logits = bwi_buffer_at(e, e->value[e->g->output].data);
     double known = e->times.forward - before.forward + e->times.norm - before.norm + e->times.quantizers - before.quantizers;
     e->times.other += bwi_now() - start - known;

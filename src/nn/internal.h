@@ -41,7 +41,7 @@ struct bwi_exec {
     bwi_graph *g;
     const bwi_compute *compute;
     int batch, variant;
-    bool train, fused, second_order;
+    bool train, calibrate, fused, second_order;
     bwi_precision precision;
     bool bf16;
     bwi_step *step;

@@ -113,8 +113,9 @@ uint64_t bwi_graph_bytes(const bwi_graph *g, uint64_t *float_bytes);
 struct bwi_call;
 typedef enum bwi_precision { BWI_PRECISION_F32, BWI_PRECISION_FAST } bwi_precision;
 typedef struct bwi_exec_options {
-    int batch;  /* largest batch */
-    bool train; /* with backward */
+    int batch;      /* largest batch */
+    bool train;     /* with backward */
+    bool calibrate; /* without it, but forward passes may use and average batch statistics as in training */
     bwi_precision precision;
     const bwi_compute *compute; /* NULL: oneDNN for F32 graphs, reference for F64 */
     bool no_fusion;             /* every node by itself, for tests */

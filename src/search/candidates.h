@@ -1,5 +1,6 @@
 /* What an assignment of bit-widths is worth: the network at these bits, its batch norms calibrated anew, on validation images that training
- * never saw (Wang et al. 2020; methods 4.5). Weights come from the model's hypernetwork when it has one, otherwise its own are quantized. */
+ * never saw (Wang et al. 2020; methods 4.5). Weights come from the model's hypernetwork when it has one; otherwise its own are quantized, by its
+ * quantizer or, in a float model, between least and largest (minmax). */
 #ifndef BWI_CANDIDATES_H
 #define BWI_CANDIDATES_H
 #include "nn/nn.h"
@@ -8,7 +9,7 @@
 typedef struct bwi_candidates_options {
     const char *data;           /* NULL: what the model was trained on */
     int calibrate_batches;      /* of calibrate_batch training images, for exact averages of the batch norms' statistics */
-    int calibrate_batch, limit; /* limit: validation images; 0: all that the model's recipe held out */
+    int calibrate_batch, limit; /* limit: validation images; 0: all */
     int threads;                /* 0: all cores; candidates are evaluated side by side, one thread each */
 } bwi_candidates_options;
 
@@ -29,7 +30,9 @@ bool bwi_candidates_layer(const bwi_candidates *c, int i, bwi_searched_layer *la
 /* Range of bits that the model was trained for, or that its quantizer has. */
 void bwi_candidates_range(const bwi_candidates *c, int *lo, int *hi);
 const bwi_model *bwi_candidates_model(const bwi_candidates *c);
-int bwi_candidates_images(const bwi_candidates *c); /* validation images */
+/* Validation images. *seen: the model was trained on them, since its recipe held none out (data.holdout); a tenth of the training images then
+ * serves, which suits quantizing a trained model but is no fair judge of training. */
+int bwi_candidates_images(const bwi_candidates *c, bool *seen);
 /* bwi_problem.evaluate and .sensitivity; context: the bwi_candidates. */
 BW_MUST_USE bw_status bwi_candidates_evaluate(void *c, const uint8_t *bits, int count, double *error, bw_error *err);
 BW_MUST_USE bw_status bwi_candidates_sensitivity(void *c, double (*loss)[9], bw_error *err);
