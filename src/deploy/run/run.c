@@ -1,7 +1,7 @@
 /* The engine: prepares and runs packed networks. */
 #include "deploy/run/net.h"
 #include "deploy/run/pool.h"
-#include <math.h>
+#include "kernels/real.h"
 #include <string.h>
 
 /* A layer ready to run. */
@@ -17,6 +17,7 @@ struct bw_net {
     bwr_plan plan;
     bwr_ready ready[BWR_MAX_LAYERS];
     bwk_finish_fn *finish;
+    const bwk_real *real;
     size_t scratch, work_bytes; /* scratch: where the scratch begins in work; values lie before it */
 };
 
@@ -75,8 +76,8 @@ static bw_status lay_out(bw_net *net, const void *file, size_t size, size_t *byt
         bwr_ready *r = &net->ready[i];
         const bwr_value *in = l->in < 0 ? NULL : &p->value[l->in];
         *r = (bwr_ready){0};
+        if (in) r->spec = bwr_spec(l, in);
         if (l->kind == BWR_conv) {
-            r->spec = bwr_spec(l, in);
             r->kernel = choose(&r->spec);
             if (!r->kernel) return bwi_fail(err, BW_INTERNAL, "layer %s: no kernel takes its shape", l->name);
             const size_t codes = round64(bwr_weights(l, in->c));
@@ -88,6 +89,7 @@ static bw_status lay_out(bw_net *net, const void *file, size_t size, size_t *byt
     }
     *bytes += most;
     net->finish = bwk_finish_for_cpu();
+    net->real = bwk_real_for_cpu();
     net->scratch = bwr_place_values(p);
     net->work_bytes = round64(net->scratch + scratch);
     return BW_OK;
@@ -170,31 +172,6 @@ bw_status bw_net_init(bw_net **out, const void *file, size_t size, void *memory,
 
 /* ---- Layers -------------------------------------------------------------------------------------------------------------- */
 
-/* What follows the values of a pixel that are floats already, t [channels]: the form of kernels/finish.h behind its first line. */
-static void finish_pixel(const bwk_finish *f, size_t pixel, float *restrict t)
-{
-    const size_t c = (size_t)f->channels, at = pixel * c;
-    for (size_t k = 0; f->bias && k < c; k++) t[k] = t[k] + f->bias[k];
-    for (size_t k = 0; f->a && k < c; k++) {
-        const float product = t[k] * f->a[k];
-        t[k] = product + f->b[k];
-    }
-    for (size_t k = 0; f->residual && k < c; k++) t[k] = t[k] + f->residual[at + k];
-    for (size_t k = 0; f->relu && k < c; k++) t[k] = t[k] < 0 ? 0 : t[k];
-    if (f->real) memcpy(f->real + at, t, c * sizeof *t);
-    for (int q = 0; q < f->n_codes; q++) {
-        const bwk_codes *o = &f->codes[q];
-        const float sub = o->sub, mul = o->mul, add = o->add, lo = o->lo, hi = o->hi;
-        uint8_t *restrict to = (uint8_t *)o->to + at;
-        for (size_t k = 0; k < c; k++) {
-            float u = (t[k] - sub) * mul + add;
-            u = u > lo ? u : lo;
-            u = u < hi ? u : hi;
-            to[k] = (uint8_t)(int)((u + 12582912.0f) - 12582912.0f); /* half to even */
-        }
-    }
-}
-
 /* sums [ih][iw][groups] of the codes of each pixel, in rows from .. to - 1. */
 static void pixel_sums(const bwk_conv_spec *s, const void *x, int from, int to, int32_t *sums)
 {
@@ -232,48 +209,20 @@ static void window_sums(const bwk_conv_spec *s, const void *x, int from, int to,
         }
 }
 
-/* One row of a float convolution: sums in the order of the weights, for all channels side by side. */
-static void conv_real_row(const bwr_layer *l, const bwr_value *in, const float *w, const float *x, int oy, float *row)
-{
-    const size_t oc = (size_t)l->c, group_in = (size_t)(in->c / l->groups), group_out = oc / (size_t)l->groups;
-    memset(row, 0, (size_t)l->w * oc * sizeof *row);
-    for (int ox = 0; ox < l->w; ox++)
-        for (int ky = 0; ky < l->kh; ky++)
-            for (int kx = 0; kx < l->kw; kx++) {
-                const int y = oy * l->stride + ky - l->pad, z = ox * l->stride + kx - l->pad;
-                if (y < 0 || y >= in->h || z < 0 || z >= in->w) continue;
-                const float *from = x + ((size_t)y * (size_t)in->w + (size_t)z) * (size_t)in->c;
-                const float *tap = w + (size_t)(ky * l->kw + kx) * group_in * oc;
-                for (size_t g = 0; g < (size_t)l->groups; g++) {
-                    float *restrict sum = row + (size_t)ox * oc + g * group_out;
-                    for (size_t c = 0; c < group_in; c++) {
-                        const float v = from[g * group_in + c], *restrict weight = tap + c * oc + g * group_out;
-                        for (size_t o = 0; o < group_out; o++) sum[o] += v * weight[o];
-                    }
-                }
-            }
-    for (size_t i = 0; i < (size_t)l->w * oc; i++) row[i] = row[i] * l->scale;
-}
-
-static void pool_row(const bwr_layer *l, const bwr_value *in, const float *x, int oy, float *row)
+static void avg_pool_row(const bwr_layer *l, const bwr_value *in, const float *x, int oy, float *row)
 {
     const size_t c = (size_t)l->c;
     const float factor = 1 / ((float)l->kh * (float)l->kw);
     for (int ox = 0; ox < l->w; ox++, row += c) {
-        for (size_t k = 0; k < c; k++) row[k] = l->kind == BWR_max_pool ? -INFINITY : 0;
+        for (size_t k = 0; k < c; k++) row[k] = 0;
         for (int ky = 0; ky < l->kh; ky++)
             for (int kx = 0; kx < l->kw; kx++) {
                 const int y = oy * l->stride + ky - l->pad, z = ox * l->stride + kx - l->pad;
                 if (y < 0 || y >= in->h || z < 0 || z >= in->w) continue;
                 const float *v = x + ((size_t)y * (size_t)in->w + (size_t)z) * c;
-                for (size_t k = 0; k < c; k++) {
-                    if (l->kind == BWR_max_pool)
-                        row[k] = v[k] > row[k] ? v[k] : row[k];
-                    else
-                        row[k] += v[k];
-                }
+                for (size_t k = 0; k < c; k++) row[k] += v[k];
             }
-        for (size_t k = 0; l->kind == BWR_avg_pool && k < c; k++) row[k] *= factor;
+        for (size_t k = 0; k < c; k++) row[k] *= factor;
     }
 }
 
@@ -361,11 +310,13 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, int from_r
             input_row(l, net->ready[i].real, image, y, row);
             break;
         case BWR_conv_real:
-            conv_real_row(l, in, net->ready[i].real, x, y, row);
+            net->real->conv(&net->ready[i].spec, net->ready[i].real, x, l->scale, y, row);
             break;
         case BWR_avg_pool:
+            avg_pool_row(l, in, x, y, row);
+            break;
         case BWR_max_pool:
-            pool_row(l, in, x, y, row);
+            net->real->max_pool(&net->ready[i].spec, x, y, row);
             break;
         case BWR_global_pool:
             global_pool(l, in, x, row);
@@ -379,7 +330,7 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, int from_r
             memcpy(row, (const float *)x + (size_t)y * (size_t)l->w * (size_t)l->c, (size_t)l->w * (size_t)l->c * sizeof *row);
             break;
         }
-        for (size_t z = 0; z < (size_t)l->w; z++) finish_pixel(&f, (size_t)y * (size_t)l->w + z, row + z * (size_t)l->c);
+        net->real->finish(&f, (size_t)y * (size_t)l->w, (size_t)l->w, row);
     }
 }
 
