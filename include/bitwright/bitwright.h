@@ -256,12 +256,16 @@ typedef void bw_bench_row_fn(void *user, const bw_bench_row *row);
 BW_MUST_USE bw_status bw_bench_conv(const bw_bench_conv_options *options, bw_bench_row_fn *row, void *user, bw_error *err);
 
 typedef struct bw_infer_result {
-    double latency_ms;   /* of one image */
-    double images_per_s; /* in batches */
-    uint64_t bytes;      /* of a packed file; 0: of another */
+    double latency_ms;     /* of one image, whose rows the threads share */
+    double images_per_s;   /* in batches, whose images they share */
+    uint64_t packed_bytes; /* of the network's packed file */
+    uint64_t memory_bytes; /* that the engine wants: weights as its kernels take them, and every thread's values */
 } bw_infer_result;
 /* Times a whole network on the engine, least times: a packed file, or a model of this program. */
 BW_MUST_USE bw_status bw_bench_infer(const char *path, int threads, int batch, bw_infer_result *result, bw_error *err);
+/* Writes a model of the recipe's network with random weights (train.seed), for benchmarks: its batch norms and quantizers have seen one
+ * batch of random images. Sets net.classes 0 to the outputs that the network was published with. */
+BW_MUST_USE bw_status bw_random_model(bw_recipe *recipe, const char *path, bw_error *err);
 
 /* Restricts instruction sets for everything that follows in this process: "ref", "avx2", "avx512", "avx512bf16", "native". The
  * environment variable BITWRIGHT_CPU does the same. */

@@ -6,25 +6,19 @@
 #include "train/model.h"
 #include <string.h>
 
-enum { ROUNDS = 15 };
-
-/* Least seconds of a call with n images; rounds last about `turn` seconds. */
-static double least(bwi_engine *e, const uint8_t *images, int n, float *logits, double turn)
+/* Least seconds of a call with n images, of at least MIN_CALLS of them and about `seconds` altogether. */
+static double least(bwi_engine *e, const uint8_t *images, int n, float *logits, double seconds)
 {
-    double best = 1e30, took = 1;
-    for (int warm = 0; warm < 2; warm++) {
+    enum { MIN_CALLS = 4 };
+    double best = 1e30, spent = 0;
+    bw_net_run_pool(e->net, e->pool, images, n, logits, e->work);
+    for (int calls = 0; calls < MIN_CALLS || spent < seconds; calls++) {
         const double start = bwi_now();
         bw_net_run_pool(e->net, e->pool, images, n, logits, e->work);
-        took = bwi_now() - start;
+        const double took = bwi_now() - start;
+        spent += took;
+        best = took < best ? took : best;
     }
-    const int calls = took < turn ? (int)(turn / took) : 1;
-    for (int round = 0; round < ROUNDS; round++)
-        for (int k = 0; k < calls; k++) {
-            const double start = bwi_now();
-            bw_net_run_pool(e->net, e->pool, images, n, logits, e->work);
-            took = bwi_now() - start;
-            best = took < best ? took : best;
-        }
     return best;
 }
 
@@ -59,8 +53,10 @@ bw_status bw_bench_infer(const char *path, int threads, int batch, bw_infer_resu
     logits = bwi_malloc((size_t)batch * (size_t)e.info.classes * sizeof *logits);
     if (!images || !logits) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for %d images", batch));
     for (size_t i = 0; i < size; i++) images[i] = (uint8_t)(i * 2654435761u >> 13);
-    *result = (bw_infer_result){.latency_ms = 1e3 * least(&e, images, 1, logits, 0.02), .bytes = e.file.size};
-    result->images_per_s = batch / least(&e, images, batch, logits, 0.02);
+    *result = (bw_infer_result){.latency_ms = 1e3 * least(&e, images, 1, logits, 0.3),
+                                .images_per_s = batch / least(&e, images, batch, logits, 0.3),
+                                .packed_bytes = e.size,
+                                .memory_bytes = e.info.net_bytes + (uint64_t)threads * e.info.work_bytes};
 fail:
     bwi_free(images);
     bwi_free(logits);

@@ -19,6 +19,7 @@ static bw_status start(bwi_engine *e, const void *data, size_t size, int threads
 {
     const int n = threads ? threads : bwi_threads();
     bw_status st;
+    e->size = size;
     BWI_TRY(bw_net_read(data, size, &e->info, err));
     e->memory = bwi_malloc(e->info.net_bytes);
     e->work = bwi_malloc((size_t)n * e->info.work_bytes);

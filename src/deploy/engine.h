@@ -8,6 +8,7 @@
 typedef struct bwi_engine {
     bwi_file file;  /* of a packed file, or */
     uint8_t *image; /* the same made in memory */
+    size_t size;    /* of either */
     void *memory, *work;
     bw_net_info info;
     bw_net *net;

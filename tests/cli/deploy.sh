@@ -46,7 +46,8 @@ expect 2 eval tiny.packed --data shapes --precision fast
 has err "no training graph"
 
 expect 0 bench infer --model tiny.packed --threads 2 --batch 4 --json
-json out '$o->{latency_ms} > 0 && $o->{images_per_s} > 0'
+json out '@{$o->{rows}} == 1 && $o->{rows}[0]{threads} == 2 && $o->{rows}[0]{batch} == 4'
+json out '$o->{rows}[0]{latency_ms} > 0 && $o->{rows}[0]{images_per_s} > 0 && $o->{rows}[0]{packed_bytes} == -s "tiny.packed"'
 expect 2 bench infer
 has err "--model"
 

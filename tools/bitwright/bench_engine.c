@@ -1,4 +1,4 @@
-/* bitwright bench conv and infer: the integer kernels against oneDNN, and whole networks on the engine. */
+/* bitwright bench conv: the integer kernels against oneDNN. */
 #include "commands.h"
 #include <stdio.h>
 
@@ -35,22 +35,4 @@ int bench_conv(const char *shape, int threads, bool json)
     }
     if (!json) return EXIT_OK;
     return print_json(t.failed ? NULL : json_pack("{s:s, s:o}", "cpu", bw_cpu_text(), "rows", t.rows));
-}
-
-int bench_infer(const char *model, int threads, int batch, bool json)
-{
-    bw_infer_result r;
-    bw_error err = {0};
-    const int n = threads ? threads : 1, images = batch ? batch : 32;
-    if (!model) {
-        fprintf(stderr, "bitwright bench: infer wants a network: --model FILE\nSee 'bitwright bench --help'.\n");
-        return EXIT_USAGE;
-    }
-    if (bw_bench_infer(model, n, images, &r, &err) != BW_OK) return report_failure("bench", &err);
-    if (json)
-        return print_json(json_pack("{s:s, s:i, s:i, s:f, s:f}", "model", model, "threads", n, "batch", images, "latency_ms",
-                                    r.latency_ms, "images_per_s", r.images_per_s));
-    printf("%s: %d thread%s: one image %.3f ms; %d images: %.0f a second\n", model, n, n == 1 ? "" : "s", r.latency_ms, images,
-           r.images_per_s);
-    return EXIT_OK;
 }

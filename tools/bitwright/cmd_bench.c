@@ -14,7 +14,7 @@ enum { ROUNDS = 2 };
 
 typedef struct bench_options {
     common common;
-    const char *what, *net, *only, *pytorch, *script, *one, *shape, *model;
+    const char *what, *net, *only, *pytorch, *script, *one, *shape, *model, *bits, *save;
     int64_t batch, threads, steps;
     bool json;
 } bench_options;
@@ -24,9 +24,10 @@ static const option options[] = {
     {OPT_ARG, "WHAT", NULL,
      "train: one training step; conv: the integer convolutions of deployment; infer: a whole network on the engine", AT(what),
      0, 0, NULL, NULL},
-    {OPT_TEXT, "net", "NAME", "network; resnet20 by default", AT(net), 0, 0, NULL, NULL},
-    {OPT_INT, "batch", "N", "images a step; 128 by default", AT(batch), 1, 65536, NULL, NULL},
-    {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
+    {OPT_TEXT, "net", "NAME", "network; train: resnet20 by default; infer: with random weights", AT(net), 0, 0, NULL, NULL},
+    {OPT_INT, "batch", "N", "images a step; train: 128 by default, infer: 32", AT(batch), 1, 65536, NULL, NULL},
+    {OPT_INT, "threads", "N", "number of threads; 0: train: all cores, conv: one, infer: one and two", AT(threads), 0, 1024,
+     NULL, NULL},
     {OPT_INT, "steps", "N", "steps to time, after warm-up; 20 by default", AT(steps), 1, 1000000, NULL, NULL},
     {OPT_TEXT, "only", "NAMES", "only these configurations, separated by commas", AT(only), 0, 0, NULL, NULL},
     {OPT_TEXT, "pytorch", "PYTHON",
@@ -37,6 +38,9 @@ static const option options[] = {
     {OPT_TEXT, "one", "NAME", "run one configuration in this process and print its JSON object", AT(one), 0, 0, NULL, NULL},
     {OPT_TEXT, "shape", "NAME", "conv: only this shape, such as 64@56: input channels at map", AT(shape), 0, 0, NULL, NULL},
     {OPT_TEXT, "model", "FILE", "infer: a packed file, or a model of this program", AT(model), 0, 0, NULL, NULL},
+    {OPT_TEXT, "bits", "LIST", "infer: bits of weights and activations of --net; 8/8,4/4,2/2,1/1 by default; float is one, too",
+     AT(bits), 0, 0, NULL, NULL},
+    {OPT_TEXT, "save", "DIR", "infer: keep the models of random weights in this folder", AT(save), 0, 0, NULL, NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
@@ -50,7 +54,8 @@ const command command_bench = {
     .example = "bitwright bench train\n"
                "bitwright bench train --only fp32,lsq-w4a4,lsq-w4a4-fast --batch 64 --json\n"
                "bitwright bench conv --shape 64@56\n"
-               "bitwright bench infer --model demo.packed --threads 2",
+               "bitwright bench infer --model demo.packed --threads 2\n"
+               "bitwright bench infer --net resnet18 --bits 8/8,2/2",
     .options = options,
     .n_options = COUNT(options),
     .size = sizeof(bench_options),
@@ -323,7 +328,8 @@ static int run(void *options_)
     json_t *runs[COUNT(configurations)] = {NULL};
     tools t;
     if (!strcmp(o->what, "conv")) return bench_conv(o->shape, (int)o->threads, o->json);
-    if (!strcmp(o->what, "infer")) return bench_infer(o->model, (int)o->threads, (int)o->batch, o->json);
+    if (!strcmp(o->what, "infer"))
+        return bench_infer(&(infer_options){o->model, o->net, o->bits, o->save, (int)o->threads, (int)o->batch, o->json});
     if (strcmp(o->what, "train") != 0) {
         fprintf(stderr, "bitwright bench: unknown benchmark '%s'; did you mean 'train'?\nSee 'bitwright bench --help'.\n",
                 o->what);

@@ -11,8 +11,15 @@ COMMANDS(X)
 
 /* bench conv; threads 0: one. */
 int bench_conv(const char *shape, int threads, bool json);
-/* bench infer; batch 0: 32. */
-int bench_infer(const char *model, int threads, int batch, bool json);
+/* bench infer */
+typedef struct infer_options {
+    const char *model; /* a file, or */
+    const char *net, *bits,
+        *save;          /* a family with random weights; bits "8/8,2/2", NULL: usual ones; save: folder for the models */
+    int threads, batch; /* 0: one and two; 0: 32 */
+    bool json;
+} infer_options;
+int bench_infer(const infer_options *o);
 
 /* Prints one JSON value as one line on stdout and releases it; EXIT_OK or EXIT_WORK. NULL: it could not be built. */
 int print_json(json_t *json);
