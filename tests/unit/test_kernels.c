@@ -283,6 +283,22 @@ static void test_long_sums(void **state)
         }
 }
 
+/* Weights beyond a second-level cache, which some kernels keep in bits: every bit-width, extreme codes, blocks of 16 and of 32 channels. */
+static void test_many_weights(void **state)
+{
+    (void)state;
+    static const int sizes[][3] = {{3, 400, 304}, {1, 1030, 1040}}; /* kernel, channels in and out */
+    const bwk_conv *k;
+    for (size_t i = 0; (k = bwk_conv_at(i)); i++)
+        for (int n = 0; n < 2 * 2 * 8 && strcmp(k->name, "ref"); n++) {
+            const int *size = sizes[n & 1];
+            bwk_conv_spec s = {.ih = 3, .iw = 2, .ic = size[1], .oc = size[2], .stride = 1, .groups = 1};
+            s.kh = s.kw = size[0], s.pad = size[0] / 2;
+            s.asigned = n >> 1 & 1, s.wbits = 1 + (n >> 2), s.abits = 8;
+            if (complete(&s) && bwk_conv_usable(k, &s)) compare(k, &s, (uint64_t)n, 2);
+        }
+}
+
 /* Every width of a map around the sizes of tiles and blocks. */
 static void test_map_sizes(void **state)
 {
@@ -508,7 +524,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),           cmocka_unit_test(test_reference), cmocka_unit_test(test_random_shapes),
         cmocka_unit_test(test_all_bits),       cmocka_unit_test(test_long_sums), cmocka_unit_test(test_map_sizes),
-        cmocka_unit_test(test_finish_by_hand), cmocka_unit_test(test_finish),
+        cmocka_unit_test(test_finish_by_hand), cmocka_unit_test(test_finish),    cmocka_unit_test(test_many_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

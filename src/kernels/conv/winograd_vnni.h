@@ -228,10 +228,13 @@ static inline bool takes_shape(const bwk_conv_spec *s)
 {
     return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad <= 1 && s->groups == 1;
 }
-/* Transforms of few channels cost more than the products that they save. */
+/* Transforms of few channels cost more than the products that they save; and on a small map reading the transformed weights, a byte each, takes longer than
+ * all products, where a direct convolution reads packed ones (direct_vnni.c). */
 static inline bool pays(const bwk_conv_spec *s)
 {
-    return s->ic >= 32 && s->oc >= 32;
+    const geometry g = geometry_of(s);
+    const bool reads = PARTS * g.lanes * g.values > 2 * SMALL_WEIGHTS && s->oh * s->ow < 100;
+    return s->ic >= 32 && s->oc >= 32 && !reads;
 }
 
 /* The size of piece i of n, cut into pieces of about equal size that are `most` or less. */
