@@ -5,7 +5,7 @@
 
 The networks come from `bitwright bench infer --save`. ONNX Runtime runs the float one (`bitwright export --to onnx`) and what its own static
 quantization makes of that: QDQ, int8 weights per channel, uint8 activations, calibrated with random images. All take turns and the least
-time of each counts, so that whatever else the machine does hits all of them alike. Nothing here is part of the program or its tests.
+time of each counts, so that whatever else the machine does hits all of them alike; with one thread it is processor time. Nothing here is part of the program or its tests.
 
 Needs Python's packages onnx, onnxruntime and numpy: python3 -m venv V && V/bin/pip install onnx onnxruntime numpy"""
 import argparse
@@ -52,13 +52,14 @@ def session(path, threads):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def least(run, seconds):
+def least(run, threads, seconds):
+    now = time.thread_time if threads == 1 else time.perf_counter
     best, spent, calls = 1e30, 0, 0
     run()
     while calls < 4 or spent < seconds:
-        start = time.perf_counter()
+        start = now()
         run()
-        took = time.perf_counter() - start
+        took = now() - start
         best, spent, calls = min(best, took), spent + took, calls + 1
     return best
 
@@ -106,7 +107,7 @@ def measure(args, folder):
         for t in threads:
             for name in ("onnxruntime float", "onnxruntime int8"):
                 for n in batches:
-                    keep(name, t, n, 1e3 / n * least(lambda: sessions[name, t].run(None, {"image": images[n]}), 0.3))
+                    keep(name, t, n, 1e3 / n * least(lambda: sessions[name, t].run(None, {"image": images[n]}), t, 0.3))
             for b in bits:
                 row = json.loads(program(args, "bench", "infer", "--model", packed[b], "--threads", str(t), "--batch",
                                          str(args.batch), "--json"))["rows"][0]

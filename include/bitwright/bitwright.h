@@ -261,7 +261,8 @@ typedef struct bw_infer_result {
     uint64_t packed_bytes; /* of the network's packed file */
     uint64_t memory_bytes; /* that the engine wants: weights as its kernels take them, and every thread's values */
 } bw_infer_result;
-/* Times a whole network on the engine, least times: a packed file, or a model of this program. */
+/* Times a whole network on the engine, least times: a packed file, or a model of this program. One thread is timed by its processor time, more by
+ * the clock. */
 BW_MUST_USE bw_status bw_bench_infer(const char *path, int threads, int batch, bw_infer_result *result, bw_error *err);
 /* Writes a model of the recipe's network with random weights (train.seed), for benchmarks: its batch norms and quantizers have seen one
  * batch of random images. Sets net.classes 0 to the outputs that the network was published with. */
