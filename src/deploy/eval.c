@@ -100,21 +100,22 @@ static bw_status precision_of(const char *name, bwi_precision *out, bw_error *er
     return strcmp(name, "fast") ? bwi_fail(err, BW_ARG, "precision '%s': expected f32 or fast", name) : BW_OK;
 }
 
-static bw_status on_graph(bwi_graph *g, const char *source, const bwi_normalize *normalize, const bw_eval_options *o,
+static bw_status on_graph(const bwi_model *m, const char *source, const bwi_normalize *normalize, const bw_eval_options *o,
                           bw_eval_result *r, bw_error *err)
 {
     bwi_dataset *data = NULL;
     bwi_loader *loader = NULL;
     bwi_exec *e = NULL;
-    bwi_exec_options eo = {.batch = o->batch ? o->batch : 250};
+    const bool drawn = m->recipe->hypernet.min_bits > 0;
+    bwi_exec_options eo = {.batch = o->batch ? o->batch : 250, .calibrate = drawn};
     bw_status st;
     const bwi_loader_options lo = {.split = o->train_split ? BWI_TRAIN : BWI_TEST, .batch = eo.batch, .normalize = normalize};
     BWI_TRY(precision_of(o->precision, &eo.precision, err));
     BWI_TRY(bwi_open_data(&data, source, err));
-    BWI_TRY(bwi_data_fits(data, g, err));
-    BWI_TRY(bwi_exec_create(&e, g, &eo, NULL, err));
+    BWI_TRY(bwi_data_fits(data, m->graph, err));
+    BWI_TRY(bwi_exec_create(&e, m->graph, &eo, NULL, err));
     BWI_TRY(bwi_loader_create(&loader, data, &lo, err));
-    BWI_TRY(bwi_evaluate(e, g, loader, r, err));
+    BWI_TRY(bwi_evaluate(e, m->graph, loader, drawn, r, err));
 fail:
     bwi_loader_destroy(&loader);
     bwi_exec_destroy(&e);
@@ -147,12 +148,12 @@ bw_status bw_eval(const char *path, const bw_eval_options *o, bw_eval_result *re
     BWI_TRY(bwi_normalize_check(name, err));
     const bwi_normalize *normalize = bwi_normalize_find(name);
     if (o->precision || !is_quantized(m.graph)) {
-        st = on_graph(m.graph, source, normalize, o, result, err);
+        st = on_graph(&m, source, normalize, o, result, err);
         goto fail;
     }
     st = bwi_lower(&lowered, m.graph, normalize, err);
     if (st == BW_UNSUPPORTED) { /* what cannot be packed can still be measured */
-        st = on_graph(m.graph, source, normalize, o, result, err);
+        st = on_graph(&m, source, normalize, o, result, err);
         goto fail;
     }
     if (!st) st = bwi_engine_from(&e, &lowered, o->threads, err);

@@ -405,6 +405,11 @@ bw_status bwi_lower(bwi_tensors *out, bwi_graph *g, const bwi_normalize *normali
     if (g->n_nodes >= BWR_MAX_LAYERS || g->n_values > BWR_MAX_VALUES)
         return bwi_fail(err, BW_UNSUPPORTED, "the network has %d layers; at most %d can be packed", g->n_nodes,
                         BWR_MAX_LAYERS - 1);
+    for (int i = 0; i < g->n_params; i++)
+        if (g->param[i].role == BWI_PARAM_HYPER)
+            return bwi_fail(err, BW_UNSUPPORTED,
+                            "this network still makes its weights from bits: search for bits, train at them, and take the "
+                            "model.safetensors of that run");
     w.layer = bwi_calloc((size_t)g->n_nodes + 1, sizeof *w.layer);
     w.order = bwi_calloc((size_t)g->n_nodes, sizeof *w.order);
     w.maker = bwi_calloc((size_t)g->n_values, sizeof *w.maker);

@@ -140,6 +140,17 @@ bwi_param *bwi_graph_param(const bwi_graph *g, const char *name)
     return NULL;
 }
 
+double bwi_graph_momentum(bwi_graph *g, double momentum)
+{
+    double before = momentum;
+    for (int i = 0; i < g->n_nodes; i++) {
+        if (strcmp(g->node[i].op->name, "batch_norm") != 0) continue;
+        before = g->node[i].attr.momentum;
+        g->node[i].attr.momentum = momentum;
+    }
+    return before;
+}
+
 static void put(bwi_param *p, size_t i, double x)
 {
     if (p->dtype == BWI_DT_F64)

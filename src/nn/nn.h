@@ -78,6 +78,8 @@ void bwi_graph_destroy(bwi_graph **g);
 BW_MUST_USE bw_status bwi_graph_add(bwi_graph *g, const char *op, const char *name, const int *in, int n_in,
                                     const bwi_attr *attr, int *value, bw_error *err);
 bwi_param *bwi_graph_param(const bwi_graph *g, const char *name);
+/* Sets the momentum of all batch norms: the share that a batch's statistics have in the running ones behind it, 0: none. Returns what it was. */
+double bwi_graph_momentum(bwi_graph *g, double momentum);
 /* Kaiming-normal (fan in) convolutions and linear layers as PyTorch's kaiming_normal_, biases U(+-1/sqrt(fan_in)); keyed by seed and name. */
 void bwi_graph_init(bwi_graph *g, uint64_t seed);
 

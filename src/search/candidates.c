@@ -315,8 +315,7 @@ static bw_status calibrate(const bwi_candidates *c, worker *w, bw_error *err)
 {
     const int batch = c->calibrate_batch;
     for (int k = 0; k * batch < c->calibrate.n; k++) {
-        for (int i = 0; i < w->g->n_nodes; i++)
-            if (!strcmp(w->g->node[i].op->name, "batch_norm")) w->g->node[i].attr.momentum = 1.0 / (k + 1);
+        bwi_graph_momentum(w->g, 1.0 / (k + 1));
         const bw_status st = forward(w->calibrate, c, &c->calibrate, k * batch, batch, true, err);
         if (st) return st;
     }

@@ -36,9 +36,10 @@ bw_status bwi_data_fits(const bwi_dataset *d, const bwi_graph *g, bw_error *err)
     return BW_OK;
 }
 
-bw_status bwi_evaluate(bwi_exec *e, const bwi_graph *g, bwi_loader *loader, bw_eval_result *result, bw_error *err)
+bw_status bwi_evaluate(bwi_exec *e, bwi_graph *g, bwi_loader *loader, bool own_statistics, bw_eval_result *result,
+                       bw_error *err)
 {
-    const double start = bwi_now();
+    const double start = bwi_now(), momentum = own_statistics ? bwi_graph_momentum(g, 0) : 0;
     double loss_sum = 0;
     int64_t images = 0, top1_sum = 0, top5_sum = 0;
     bwi_batch batch;
@@ -50,7 +51,7 @@ bw_status bwi_evaluate(bwi_exec *e, const bwi_graph *g, bwi_loader *loader, bw_e
         BWI_TRY(bwi_loader_next(loader, &batch, err));
         if (!batch.n) break;
         memcpy(bwi_exec_input(e), batch.x, (size_t)batch.n * bwi_shape_size(g->value[0].shape) * sizeof(float));
-        BWI_TRY(bwi_exec_forward(e, batch.n, false, NULL, err));
+        BWI_TRY(bwi_exec_forward(e, batch.n, own_statistics, NULL, err));
         BWI_TRY(bwi_exec_loss(e, batch.labels, &loss, &top1, &top5, err));
         loss_sum += loss * batch.n;
         top1_sum += top1;
@@ -65,7 +66,7 @@ bw_status bwi_evaluate(bwi_exec *e, const bwi_graph *g, bwi_loader *loader, bw_e
         .images_per_s = seconds > 0 ? (double)images / seconds : 0,
         .images = images,
     };
-    return BW_OK;
 fail:
+    if (own_statistics) bwi_graph_momentum(g, momentum);
     return st == BW_NUMERIC ? bwi_fail_in(err, st, "evaluation") : st;
 }

@@ -4,8 +4,10 @@
 #include "data/data.h"
 #include "train/recipe.h"
 
-/* Runs every image of the loader's split through e. top1 and top5 in percent, loss in nats (mean over the images). */
-BW_MUST_USE bw_status bwi_evaluate(bwi_exec *e, const bwi_graph *g, bwi_loader *loader, bw_eval_result *result, bw_error *err);
+/* Runs every image of the loader's split through e. top1 and top5 in percent, loss in nats (mean over the images). own_statistics: every batch is
+ * normalised by its own statistics, for networks whose running ones fit nothing; e was made to calibrate then. */
+BW_MUST_USE bw_status bwi_evaluate(bwi_exec *e, bwi_graph *g, bwi_loader *loader, bool own_statistics, bw_eval_result *result,
+                                   bw_error *err);
 /* Opens a data set; "cifar10" without a folder takes $BITWRIGHT_DATA. */
 BW_MUST_USE bw_status bwi_open_data(bwi_dataset **out, const char *source, bw_error *err);
 /* BW_SHAPE unless the network takes the images and has an output for every class. */

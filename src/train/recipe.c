@@ -98,8 +98,9 @@ static const bwi_key keys[] = {
         "MetaQuantNet: every quantized layer's weights are made from its bit-width by a network of so many hidden units; 0: "
         "no"),
     INT("hypernet.min_bits", hypernet.min_bits, "0", 0, 8,
-        "every step draws each layer's bits from min_bits to max_bits; 0: the bits of the quant keys, at which it is evaluated "
-        "too"),
+        "every step draws each layer's bits from min_bits to max_bits; 0: the bits of the quant keys. It is evaluated at "
+        "these; "
+        "while bits are drawn, with each batch's own statistics, since running ones mix all bit-widths"),
     INT("hypernet.max_bits", hypernet.max_bits, "0", 0, 8, "see hypernet.min_bits"),
 
     TEXT("distill.teacher", distill.teacher, "",

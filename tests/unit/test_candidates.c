@@ -127,7 +127,7 @@ static double expected_error(const char *model, int bits)
     o = (bwi_loader_options){
         .split = BWI_TRAIN, .batch = 50, .normalize = o.normalize, .holdout = 200, .held = true, .limit = 100};
     CHECK(bwi_loader_create(&l, d, &o, err));
-    CHECK(bwi_evaluate(e, g, l, &r, err));
+    CHECK(bwi_evaluate(e, g, l, false, &r, err));
     bwi_loader_destroy(&l);
     bwi_dataset_close(&d);
     bwi_exec_destroy(&e);

@@ -309,6 +309,12 @@ static void test_stages(void **state)
     assert_non_null(bwi_tensors_find(&m.file, "conv1.weight_block.fc3.weight"));
     bwi_model_close(&m);
 
+    bw_error error; /* not a network that could be deployed, but one that can be evaluated */
+    bw_eval_result r;
+    assert_int_equal(bw_export(path, in_root("packed.safetensors"), "packed", &error), BW_UNSUPPORTED);
+    assert_non_null(strstr(error.msg, "search for bits"));
+    CHECK(bw_eval(path, &(bw_eval_options){.threads = 1}, &r, err));
+    assert_false(r.engine);
     train(second, sizeof second / sizeof *second, "second", path, &result);
     snprintf(path, sizeof path, "%s/model.safetensors", in_root("second"));
     CHECK(bwi_model_open(&m, path, err));

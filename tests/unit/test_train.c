@@ -442,7 +442,7 @@ static void test_model_file(void **state)
         assert_int_equal(bwi_open_data(&d, m.recipe->data.source, &err), BW_OK);
         assert_int_equal(bwi_loader_create(&l, d, &lo, &err), BW_OK);
         assert_int_equal(bwi_exec_create(&e, m.graph, &eo, NULL, &err), BW_OK);
-        assert_int_equal(bwi_evaluate(e, m.graph, l, &result, &err), BW_OK);
+        assert_int_equal(bwi_evaluate(e, m.graph, l, false, &result, &err), BW_OK);
         assert_int_equal(result.images, 40);
         assert_true(result.loss == trained.test_loss && result.top1 == trained.test_top1 && result.top5 >= result.top1);
         bwi_loader_destroy(&l);
