@@ -70,6 +70,7 @@ def main():
     p.add_argument("--net", default="resnet18")
     p.add_argument("--bits", default="8/8,4/4,2/2,1/1", help="weights/activations")
     p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--threads", default="1,2")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--bitwright", default=os.path.join(root, "build", "bitwright"))
     p.add_argument("--keep", help="folder for models and ONNX files; a temporary one by default")
@@ -94,7 +95,7 @@ def measure(args, folder):
     quant_pre_process(f"{stem}.onnx", f"{stem}-pre.onnx")
     quantize_static(f"{stem}-pre.onnx", f"{stem}-int8.onnx", Images(shape), quant_format=QuantFormat.QDQ, per_channel=True,
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-    threads, batches = (1, 2), (1, args.batch)
+    threads, batches = [int(t) for t in args.threads.split(",")], (1, args.batch)
     sessions = {(name, t): session(path, t) for name, path in
                 (("onnxruntime float", f"{stem}-pre.onnx"), ("onnxruntime int8", f"{stem}-int8.onnx")) for t in threads}
     images = {n: numpy.random.default_rng(n).standard_normal((n, *shape), dtype=numpy.float32) for n in batches}
