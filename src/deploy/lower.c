@@ -284,18 +284,19 @@ fail:
     return st;
 }
 
-static void describe(const bwr_layer *l, bool bias, bool norm, bwi_text *t)
+/* newest: the value that was made last; in_channels: of what the layer reads. */
+static void describe(const bwr_layer *l, int newest, int in_channels, bool bias, bool norm, bwi_text *t)
 {
     const bool conv = l->kind == BWR_conv || l->kind == BWR_conv_real;
-    bwi_text_add(t, "%s%s %s", t->len ? ";" : "", bwr_kind_name[l->kind], l->name);
+    bwi_text_add(t, "%s%s %s", t->len ? ";" : "", bwr_kind_name[conv ? BWR_conv : l->kind], l->name);
     if (l->kind == BWR_input) bwi_text_add(t, " h%dx%d", l->h, l->w);
-    if (l->in >= 0) bwi_text_add(t, " i%d", l->in);
+    if (l->in >= 0 && l->in != newest) bwi_text_add(t, " i%d", l->in);
     if (l->residual >= 0) bwi_text_add(t, " r%d", l->residual);
     if (l->out >= 0) bwi_text_add(t, " o%d", l->out);
-    if (conv || l->kind == BWR_shortcut_a || l->kind == BWR_input) bwi_text_add(t, " c%d", l->c);
+    if (l->c != in_channels) bwi_text_add(t, " c%d", l->c);
     if (l->kh != 1 || l->kw != 1) bwi_text_add(t, l->kh == l->kw ? " k%d" : " k%dx%d", l->kh, l->kw);
     if (l->stride != 1) bwi_text_add(t, " s%d", l->stride);
-    if (l->pad) bwi_text_add(t, " p%d", l->pad);
+    if (l->pad != bwr_usual_pad(l)) bwi_text_add(t, " p%d", l->pad);
     if (l->groups != 1) bwi_text_add(t, " g%d", l->groups);
     if (l->wbits) bwi_text_add(t, " w%d", l->wbits);
     if (l->abits) bwi_text_add(t, " a%d%s", l->abits, l->asigned ? "z" : "");
@@ -317,7 +318,7 @@ static bw_status emit(lowering *w, const bwi_normalize *normalize, bw_error *err
 {
     bwi_text layers = {0};
     bytes floats = {0}, codes = {0};
-    char number[16];
+    int newest = -1;
     bw_status st;
     const size_t channels = (size_t)w->layer[0].l.c;
     if (channels > sizeof normalize->mean / sizeof *normalize->mean)
@@ -327,17 +328,16 @@ static bw_status emit(lowering *w, const bwi_normalize *normalize, bw_error *err
     for (int i = 0; i < w->n; i++) {
         lowered *x = &w->layer[i];
         if (!w->real[x->value]) x->l.out = -1;
-        describe(&x->l, x->bias, x->a, &layers);
+        describe(&x->l, newest, x->l.in < 0 ? 0 : w->g->value[x->l.in].shape.c, x->bias, x->a, &layers);
+        newest = x->l.n_codes ? x->l.codes[x->l.n_codes - 1].value : x->l.out;
         BWI_TRY(add_layer(w, x, &floats, &codes, err));
     }
     if (layers.failed) BWI_TRY(no_memory(err));
     BWI_TRY(add_tensor(w, "floats", BWI_DT_F32, &floats, err));
     BWI_TRY(add_tensor(w, "codes", BWI_DT_U8, &codes, err));
-    snprintf(number, sizeof number, "%d", w->g->classes);
     BWI_TRY(bwi_tensors_add_meta(w->out, "bitwright.kind", "packed", err));
     BWI_TRY(bwi_tensors_add_meta(w->out, "bitwright.packed", BWR_VERSION, err));
     BWI_TRY(bwi_tensors_add_meta(w->out, "bitwright.family", w->g->family, err));
-    BWI_TRY(bwi_tensors_add_meta(w->out, "bitwright.classes", number, err));
     BWI_TRY(bwi_tensors_add_meta(w->out, "bitwright.normalize", normalize->name, err));
     BWI_TRY(bwi_tensors_add_meta(w->out, "bitwright.layers", layers.s, err));
 fail:

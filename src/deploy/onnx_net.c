@@ -230,11 +230,12 @@ static void add_scales(walk *w)
 
 static void add_meta(walk *w, const bwi_tensors *lowered)
 {
-    static const char *const keys[] = {"bitwright.family", "bitwright.classes", "bitwright.normalize"};
+    static const char *const keys[] = {"bitwright.family", "bitwright.normalize"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const char *v = bwi_tensors_meta(lowered, keys[i]);
         if (v) bwi_onnx_meta(&w->o, keys[i], bwi_onnx_text(&w->o, "%s", v));
     }
+    bwi_onnx_meta(&w->o, "bitwright.classes", bwi_onnx_text(&w->o, "%d", w->p->layer[w->p->n_layers - 1].c));
     add_floats(w, "bitwright.mean", w->p->layer[0].mean, w->p->image_c);
     add_floats(w, "bitwright.std", w->p->layer[0].deviation, w->p->image_c);
     add_scales(w);

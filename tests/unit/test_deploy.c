@@ -1,6 +1,7 @@
 /* Lowering, packed files and the engine: what was trained is what runs. */
 #include "base/alloc.h"
 #include "base/cpu.h"
+#include "base/file.h"
 #include "base/par.h"
 #include "base/rng.h"
 #include "deploy/lower.h"
@@ -423,6 +424,29 @@ static void test_damaged(void **state)
     bwi_graph_destroy(&g);
 }
 
+/* Files of the version before. */
+static void test_version_1(void **state)
+{
+    (void)state;
+    bwi_file f;
+    CHECK(bwi_file_open(&f, "tests/fuzz/corpus/fuzz_packed/small", err));
+    const char version[] = "\"bitwright.packed\":\"1\"";
+    uint8_t *copy = malloc(f.size);
+    assert_non_null(copy);
+    memcpy(copy, f.data, f.size);
+    assert_int_equal(try_file(copy, f.size), BW_OK);
+    uint8_t *at = memmem(copy, f.size, version, sizeof version - 1);
+    assert_non_null(at);
+    at[sizeof version - 3] = '3';
+    bw_net_info info;
+    bw_error error;
+    assert_int_equal(bw_net_read(copy, f.size, &info, &error), BW_UNSUPPORTED);
+    assert_non_null(strstr(error.msg, "version 3"));
+    assert_non_null(strstr(error.msg, "export it anew"));
+    free(copy);
+    bwi_file_close(&f);
+}
+
 static void test_memory(void **state)
 {
     (void)state;
@@ -462,14 +486,14 @@ static void test_memory(void **state)
 static void test_size(void **state)
 {
     (void)state;
-    static const int bits[] = {8, 4, 2};
+    static const int bits[] = {8, 4, 2, 1};
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
-        const bwi_net_options net = {.shortcut = "A", .classes = 10, .input = {32, 32, 3}};
+        const bwi_net_options net = {.shortcut = i % 2 ? "projection" : "A", .classes = 10, .input = {32, 32, 3}};
         const bwi_quant_spec spec = {.weight_quantizer = "lsq",
-                                     .activation_quantizer = "lsq",
+                                     .activation_quantizer = bits[i] == 1 ? "none" : "lsq",
                                      .weight_bits = bits[i],
                                      .activation_bits = bits[i],
-                                     .policy = "first-last-8"};
+                                     .policy = bits[i] == 1 ? "all" : "first-last-8"};
         bwi_graph *g;
         deployed d;
         size_t weights = 0, scales = 0;
@@ -480,6 +504,7 @@ static void test_size(void **state)
         for (int k = 0; k < g->n_nodes; k++) {
             const bwi_node *n = &g->node[k];
             if (n->wq) weights += (g->param[n->param[0]].numel * (size_t)n->wq->bits + 7) / 8;
+            if (n->op->conv_spec && n->attr.bias) scales += 4 * (size_t)g->value[n->out].shape.c;
             if (!strcmp(n->op->name, "batch_norm")) scales += 8 * (size_t)g->value[n->out].shape.c;
             scales += n->aq ? 20 : n->wq ? 4 : 0;
         }
@@ -526,9 +551,10 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lsq),    cmocka_unit_test(test_others),      cmocka_unit_test(test_families),
-        cmocka_unit_test(test_odd),    cmocka_unit_test(test_real_levels), cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_memory), cmocka_unit_test(test_size),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_lsq),       cmocka_unit_test(test_others), cmocka_unit_test(test_families),
+        cmocka_unit_test(test_version_1), cmocka_unit_test(test_odd),    cmocka_unit_test(test_real_levels),
+        cmocka_unit_test(test_damaged),   cmocka_unit_test(test_memory), cmocka_unit_test(test_size),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

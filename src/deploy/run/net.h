@@ -6,17 +6,19 @@
  *   codes   U8, for every layer with weight codes, from a byte on: weight_bits each, as unsigned numbers from the lowest code (one bit: 1 is +1),
  *           lowest bits first without gaps, in the order [c][kh][kw][ic/groups]
  * and these metadata:
- *   bitwright.kind "packed"; bitwright.packed, the version of this layout; bitwright.family, bitwright.classes, bitwright.normalize for people;
+ *   bitwright.kind "packed"; bitwright.packed, the version of this layout; bitwright.family, bitwright.normalize for people;
  *   bitwright.class_names, with | between them, where they are known
  *   bitwright.layers, the layers in the order of execution, separated by ';', each a kind, a name and words of a letter and numbers, of which
- *   those that have their usual value are left out:
- *     iN  reads value N            rN  adds value N             oN  makes value N (not when only codes are wanted)
- *     qN  makes codes, value N; qNz signed ones; once for each quantizer of the result
- *     cN  channels of the result   kN, kNxN  kernel (1)         sN  stride (1)    pN  padding (0)    gN  groups (1)
- *     wN  weight bits (float)      aN, aNz  activation bits (float), z: signed
+ *   those that have their usual value, which stands here in parentheses, are left out:
+ *     iN  reads value N (the newest)                            rN  adds value N
+ *     oN  makes value N (not when only codes are wanted)        qN  makes codes, value N; qNz signed ones; once for each quantizer of the result
+ *     cN  channels of the result (those of what it reads)       kN, kNxN  kernel (1)         sN  stride (1)     gN  groups (1)
+ *     pN  padding (of convolutions with square kernels half the kernel, which keeps the map as large; otherwise 0)
+ *     wN  weight bits (float)      aN, aNz  activation bits, z: signed (float: then `conv` means conv_real)
  *     mN  sum_mul (1)              tN  sum_add (0)              T  sum_shift      R  ReLU           B  bias            N  batch norm
  *     hNxN height and width of the input
- *   as in: conv layer1.0.conv2 i5 r2 o6 c16 k3 p1 w2 a2 N R q7. Values are written once and before they are read. */
+ *   as in: conv layer1.0.conv2 r2 o6 k3 w2 a2 N R q7. Values are written once and before they are read.
+ * Version 1, which is still read, has no usual padding but 0, and writes more of the words. */
 #ifndef BWR_NET_H
 #define BWR_NET_H
 #include "deploy/run/header.h"
@@ -24,7 +26,7 @@
 #include "kernels/finish.h"
 #include <bitwright/run.h>
 
-#define BWR_VERSION    "1"
+#define BWR_VERSION    "2"
 #define BWR_MAX_LAYERS 512
 #define BWR_MAX_VALUES 1024
 #define BWR_NAME       96
@@ -85,6 +87,11 @@ typedef struct bwr_value {
     size_t offset;   /* in work */
 } bwr_value;
 
+/* The padding that goes without saying. */
+static inline int bwr_usual_pad(const bwr_layer *l)
+{
+    return (l->kind == BWR_conv || l->kind == BWR_conv_real) && l->kh == l->kw ? (l->kh - 1) / 2 : 0;
+}
 /* Elements of a convolution's weights, and a layer's spec for the kernels. */
 size_t bwr_weights(const bwr_layer *l, int ic);
 bwk_conv_spec bwr_spec(const bwr_layer *l, const bwr_value *in);
@@ -103,6 +110,7 @@ typedef struct bwr_plan {
     bwr_layer layer[BWR_MAX_LAYERS];
     bwr_value value[BWR_MAX_VALUES];
     int n_layers, n_values;
+    int newest; /* value that was made last; while it is read */
     int image_h, image_w, image_c;
     size_t n_floats, n_codes; /* elements of the two tensors */
 } bwr_plan;

@@ -119,11 +119,12 @@ static bool parse_word(bwr_text word, bwr_layer *l)
     }
 }
 
-static bool parse_layer(bwr_text line, bwr_layer *l)
+static bool parse_layer(bwr_text line, bool usual_pad, bwr_layer *l)
 {
     bwr_text kind, name, word;
     int k = 0;
-    *l = (bwr_layer){.in = -1, .residual = -1, .out = -1, .kh = 1, .kw = 1, .stride = 1, .groups = 1, .sum_mul = 1, .scale = 1};
+    *l = (bwr_layer){
+        .in = -1, .residual = -1, .out = -1, .kh = 1, .kw = 1, .pad = -1, .stride = 1, .groups = 1, .sum_mul = 1, .scale = 1};
     if (!piece(&line, ' ', &kind) || !piece(&line, ' ', &name) || name.n >= BWR_NAME) return false;
     while (k < BWR_N_KINDS && !bwr_text_is(kind, bwr_kind_name[k])) k++;
     if (k == BWR_N_KINDS) return false;
@@ -131,6 +132,8 @@ static bool parse_layer(bwr_text line, bwr_layer *l)
     memcpy(l->name, name.s, name.n);
     while (piece(&line, ' ', &word))
         if (!word.n || !parse_word(word, l)) return false;
+    if (l->kind == BWR_conv && !l->abits) l->kind = BWR_conv_real;
+    if (l->pad < 0) l->pad = usual_pad ? bwr_usual_pad(l) : 0;
     return true;
 }
 
@@ -174,6 +177,7 @@ static bool write_value(bwr_plan *p, int value, int layer, bool codes, bool is_s
     p->value[value] = (bwr_value){
         .h = l->h, .w = l->w, .c = l->c, .known = true, .codes = codes, .is_signed = is_signed, .first = layer, .last = layer};
     if (value >= p->n_values) p->n_values = value + 1;
+    p->newest = value;
     return true;
 }
 
@@ -191,8 +195,9 @@ static bool connect(bwr_plan *p, int layer)
     bwr_layer *l = &p->layer[layer];
     const bwr_value none = {0};
     const bool input = l->kind == BWR_input;
+    if (!input && l->in < 0) l->in = p->newest;
     if (input != (layer == 0) || l->in >= BWR_MAX_VALUES || l->residual >= BWR_MAX_VALUES) return false;
-    if (!input && (l->in < 0 || !p->value[l->in].known)) return false;
+    if (!input && !p->value[l->in].known) return false;
     const bwr_value *in = input ? &none : &p->value[l->in];
     if (!infer_shape(l, in)) return false;
     const bool codes = l->kind == BWR_conv;
@@ -283,7 +288,8 @@ bw_status bwr_plan_read(bwr_plan *p, const void *file, size_t size, bw_error *er
     if (!bwr_header_meta(&h, "bitwright.kind", &kind) || !bwr_text_is(kind, "packed") ||
         !bwr_header_meta(&h, "bitwright.packed", &version) || !bwr_header_meta(&h, "bitwright.layers", &layers))
         return bwi_fail(err, BW_FORMAT, "it is not a packed model; make one with bitwright export");
-    if (!bwr_text_is(version, BWR_VERSION))
+    const bool first = bwr_text_is(version, "1");
+    if (!first && !bwr_text_is(version, BWR_VERSION))
         return bwi_fail(err, BW_UNSUPPORTED, "it has version %.*s of the packed layout, this program knows %s; export it anew",
                         (int)(version.n < 20 ? version.n : 20), version.s, BWR_VERSION);
     if (!bwr_header_tensor(&h, "floats", &floats) || !bwr_header_tensor(&h, "codes", &codes) || floats.type != BWR_F32 ||
@@ -294,7 +300,7 @@ bw_status bwr_plan_read(bwr_plan *p, const void *file, size_t size, bw_error *er
     while (piece(&layers, ';', &line)) {
         if (p->n_layers == BWR_MAX_LAYERS) return bwi_fail(err, BW_UNSUPPORTED, "it has more than %d layers", BWR_MAX_LAYERS);
         const int i = p->n_layers++;
-        if (!parse_layer(line, &p->layer[i])) return bwi_fail(err, BW_FORMAT, "layer number %d is not well-formed", i);
+        if (!parse_layer(line, !first, &p->layer[i])) return bwi_fail(err, BW_FORMAT, "layer number %d is not well-formed", i);
         if (!connect(p, i) || !attach(&floats, &codes, p, i))
             return bwi_fail(err, BW_FORMAT, "layer %s: its shape, values or tensors do not fit", p->layer[i].name);
     }
