@@ -129,11 +129,15 @@ BW_MUST_USE bw_status bw_describe(bw_recipe *recipe, bool json, char **text, bw_
 void bw_free(void *p);
 
 /* ---- Deployment -------------------------------------------------------------------------------------------------------- */
+typedef struct bw_export_sizes {
+    size_t flash_bytes; /* the packed file, or the constants of C code; 0: the form says nothing about devices (ONNX) */
+    size_t ram_bytes;   /* while it runs, in one thread */
+} bw_export_sizes;
 /* Writes a trained model in a form that runs without this library's training half. to: "packed" (the engine of run.h), or NULL for it;
  * "c": one C99 file and a header beside it; "c-integer": the same without floats; "onnx": an ONNX model with QuantizeLinear and DequantizeLinear; "qonnx": one with QONNX's Quant.
  * ONNX models take `image` [N,channels,height,width] float, normalised with the mean and std of their metadata, and make `logits` [N,classes].
- * BW_UNSUPPORTED names a layer that cannot be packed, and why. */
-BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char *to, bw_error *err);
+ * BW_UNSUPPORTED names a layer that cannot be packed, and why. sizes: what a device needs; may be NULL. */
+BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char *to, bw_export_sizes *sizes, bw_error *err);
 
 /* Whether a file is one that bw_export made for the engine; false when it cannot be read. */
 bool bw_is_packed(const char *path);

@@ -268,30 +268,65 @@ static size_t table_bytes(const bwi_c_tables *t)
     return t->constants.n * sizeof(float) + t->codes.n + t->levels.n * sizeof(int32_t);
 }
 
+/* A network laid out and its tables. */
+typedef struct job {
+    uint8_t *image;
+    bwr_plan *p;
+    bwi_c_tables *t;
+    size_t values; /* bytes of the buffer that values take; the rest is for weights */
+} job;
+
+static void end(job *j)
+{
+    if (j->t) bwi_free(j->t->constants.data), bwi_free(j->t->codes.data), bwi_free(j->t->levels.data);
+    bwi_free(j->t);
+    bwi_free(j->image);
+    bwi_free(j->p);
+}
+
+/* To be ended even when it fails. */
+static bw_status begin(job *j, const bwi_c_style *style, const bwi_tensors *lowered, bw_error *err)
+{
+    size_t size;
+    bw_status st;
+    *j = (job){.p = bwi_calloc(1, sizeof *j->p), .t = bwi_calloc(1, sizeof *j->t)};
+    if (!j->p || !j->t) return bwi_fail(err, BW_NOMEM, "no memory for C code");
+    BWI_TRY(bwi_safetensors_image(&j->image, &size, lowered, err));
+    BWI_TRY(bwr_plan_read(j->p, j->image, size, err));
+    BWI_TRY(make_tables(j->t, style, j->p, err));
+    j->values = bwr_place_values(j->p);
+fail:
+    return st;
+}
+
+static size_t buffer_bytes(const job *j)
+{
+    return j->values + channel_bytes(j->p);
+}
+
+bw_status bwi_c_sizes(const bwi_c_style *style, const bwi_tensors *lowered, bw_export_sizes *out, bw_error *err)
+{
+    job j;
+    bw_status st = begin(&j, style, lowered, err);
+    if (!st) *out = (bw_export_sizes){.flash_bytes = table_bytes(j.t), .ram_bytes = buffer_bytes(&j)};
+    end(&j);
+    return st;
+}
+
 bw_status bwi_c_export(const bwi_c_style *style, const bwi_tensors *lowered, const char *path, bw_error *err)
 {
     char name[BWR_NAME], *header = NULL;
-    uint8_t *image = NULL;
-    size_t size;
-    bwr_plan *p = bwi_calloc(1, sizeof *p);
-    bwi_c_tables *t = bwi_calloc(1, sizeof *t);
+    job j;
     bw_status st;
-    if (!p || !t) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for C code"));
+    BWI_TRY(begin(&j, style, lowered, err));
     BWI_TRY(name_of(path, name, err));
-    BWI_TRY(bwi_safetensors_image(&image, &size, lowered, err));
-    BWI_TRY(bwr_plan_read(p, image, size, err));
-    BWI_TRY(make_tables(t, style, p, err));
-    const size_t values = bwr_place_values(p);
     header = bwi_strdup(path);
     if (!header) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for C code"));
     header[strlen(header) - 1] = 'h';
-    BWI_TRY(write_header(header, style, name, p, values + channel_bytes(p), table_bytes(t), err));
-    BWI_TRY(write_source(path, style, name, p, t, values, err));
+    BWI_TRY(write_header(header, style, name, j.p, buffer_bytes(&j), table_bytes(j.t), err));
+    BWI_TRY(write_source(path, style, name, j.p, j.t, j.values, err));
 fail:
-    if (t) bwi_free(t->constants.data), bwi_free(t->codes.data), bwi_free(t->levels.data);
-    bwi_free(t);
     bwi_free(header);
-    bwi_free(image);
-    bwi_free(p);
+    end(&j);
     return st;
 }

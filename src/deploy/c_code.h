@@ -43,4 +43,6 @@ typedef struct bwi_c_style {
 
 /* Makes tables of a packed network and writes both files: an exporter's `write`. */
 BW_MUST_USE bw_status bwi_c_export(const bwi_c_style *style, const bwi_tensors *lowered, const char *path, bw_error *err);
+/* Bytes of the tables and of the buffer: an exporter's `sizes`. */
+BW_MUST_USE bw_status bwi_c_sizes(const bwi_c_style *style, const bwi_tensors *lowered, bw_export_sizes *out, bw_error *err);
 #endif

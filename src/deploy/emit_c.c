@@ -26,17 +26,23 @@ static void constant(bwi_text *t, float v)
     bwi_text_add(t, "%af", (double)v);
 }
 
+static const bwi_c_style style = {.real = "float",
+                                  .logit = "float",
+                                  .includes = "",
+                                  .arithmetic = arithmetic,
+                                  .about_logits = "",
+                                  .rules = rules,
+                                  .constant = constant};
+
 static bw_status write_c(const bwi_model *m, const bwi_tensors *lowered, const char *path, bw_error *err)
 {
-    static const bwi_c_style style = {.real = "float",
-                                      .logit = "float",
-                                      .includes = "",
-                                      .arithmetic = arithmetic,
-                                      .about_logits = "",
-                                      .rules = rules,
-                                      .constant = constant};
     (void)m;
     return bwi_c_export(&style, lowered, path, err);
+}
+
+static bw_status sizes(const bwi_tensors *lowered, bw_export_sizes *out, bw_error *err)
+{
+    return bwi_c_sizes(&style, lowered, out, err);
 }
 
 const bwi_exporter bwi_exporter_c = {
@@ -44,4 +50,5 @@ const bwi_exporter bwi_exporter_c = {
     .summary = "one C99 file and its header, for devices: no library, no allocation",
     .suffix = ".c",
     .write = write_c,
+    .sizes = sizes,
 };

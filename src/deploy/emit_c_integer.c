@@ -161,31 +161,37 @@ static void constant(bwi_text *t, float v)
     bwi_text_add(t, "%ld", (long)bits_of(v));
 }
 
+static const bwi_c_style style = {.real = "int32_t",
+                                  .logit = "int32_t",
+                                  .includes = "#include <stdint.h>\n",
+                                  .arithmetic = arithmetic,
+                                  .levels = true,
+                                  .about_logits =
+                                      " * No float is computed. A logit is a float in an integer: its bits without the "
+                                      "sign, negative for negative numbers. They are\n"
+                                      " * ordered as logits are, so the largest is the class; %s_fixed makes fixed point "
+                                      "of one: its multiple of 2^-bits that is nearest,\n"
+                                      " * for bits from 0 to 30; what does not fit becomes the largest or least number.\n",
+                                  .declares = "int32_t %s_fixed(int32_t logit, int bits);\n",
+                                  .defines = "\nint32_t %s_fixed(int32_t logit, int bits)\n{\n"
+                                             "    word m;\n"
+                                             "    const int up = unpack(logit, &m) - 150 + bits;\n"
+                                             "    if (up > 7)\n        m = 0x7fffffffu;\n"
+                                             "    else if (up >= 0)\n        m <<= up;\n"
+                                             "    else\n        m = up < -25 ? 0 : ((m >> (-up - 1)) + 1u) >> 1;\n"
+                                             "    return logit < 0 ? -(int32_t)m : (int32_t)m;\n}\n",
+                                  .rules = rules,
+                                  .constant = constant};
+
 static bw_status write_c_integer(const bwi_model *m, const bwi_tensors *lowered, const char *path, bw_error *err)
 {
-    static const bwi_c_style style = {.real = "int32_t",
-                                      .logit = "int32_t",
-                                      .includes = "#include <stdint.h>\n",
-                                      .arithmetic = arithmetic,
-                                      .levels = true,
-                                      .about_logits =
-                                          " * No float is computed. A logit is a float in an integer: its bits without the "
-                                          "sign, negative for negative numbers. They are\n"
-                                          " * ordered as logits are, so the largest is the class; %s_fixed makes fixed point "
-                                          "of one: its multiple of 2^-bits that is nearest,\n"
-                                          " * for bits from 0 to 30; what does not fit becomes the largest or least number.\n",
-                                      .declares = "int32_t %s_fixed(int32_t logit, int bits);\n",
-                                      .defines = "\nint32_t %s_fixed(int32_t logit, int bits)\n{\n"
-                                                 "    word m;\n"
-                                                 "    const int up = unpack(logit, &m) - 150 + bits;\n"
-                                                 "    if (up > 7)\n        m = 0x7fffffffu;\n"
-                                                 "    else if (up >= 0)\n        m <<= up;\n"
-                                                 "    else\n        m = up < -25 ? 0 : ((m >> (-up - 1)) + 1u) >> 1;\n"
-                                                 "    return logit < 0 ? -(int32_t)m : (int32_t)m;\n}\n",
-                                      .rules = rules,
-                                      .constant = constant};
     (void)m;
     return bwi_c_export(&style, lowered, path, err);
+}
+
+static bw_status sizes(const bwi_tensors *lowered, bw_export_sizes *out, bw_error *err)
+{
+    return bwi_c_sizes(&style, lowered, out, err);
 }
 
 const bwi_exporter bwi_exporter_c_integer = {
@@ -193,4 +199,5 @@ const bwi_exporter bwi_exporter_c_integer = {
     .summary = "the same without any float, for devices that compute in integers; its codes and logits are still the engine's",
     .suffix = ".c",
     .write = write_c_integer,
+    .sizes = sizes,
 };

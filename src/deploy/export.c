@@ -32,13 +32,14 @@ bw_status bwi_lower_model(bwi_model *m, bwi_tensors *lowered, const char *path, 
     return st;
 }
 
-bw_status bw_export(const char *model, const char *path, const char *to, bw_error *err)
+bw_status bw_export(const char *model, const char *path, const char *to, bw_export_sizes *sizes, bw_error *err)
 {
     const char *names[N_EXPORTERS];
     const bwi_exporter *row = NULL;
     bwi_model m = {0};
     bwi_tensors lowered = {0};
     if (err) *err = (bw_error){0};
+    if (sizes) *sizes = (bw_export_sizes){0};
     for (int i = 0; i < N_EXPORTERS; i++) {
         names[i] = exporters[i]->name;
         if (!strcmp(names[i], to ? to : "packed")) row = exporters[i];
@@ -50,6 +51,7 @@ bw_status bw_export(const char *model, const char *path, const char *to, bw_erro
     }
     bw_status st = bwi_lower_model(&m, &lowered, model, err);
     if (!st) st = row->write(&m, &lowered, path, err);
+    if (!st && sizes && row->sizes) st = row->sizes(&lowered, sizes, err);
     bwi_tensors_free(&lowered);
     bwi_model_close(&m);
     return st;

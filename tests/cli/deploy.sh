@@ -12,7 +12,7 @@ YAML
 expect 0 train tiny.yaml --out runs/tiny --quiet
 
 expect 0 export runs/tiny/model.safetensors --out tiny.packed
-silent out
+has out "tiny.packed: flash $(wc -c <tiny.packed) bytes, RAM "
 [ -s tiny.packed ] || fail "no packed file"
 [ "$(wc -c <tiny.packed)" -lt 76500 ] || fail "the packed file has $(wc -c <tiny.packed) bytes"
 expect 0 export runs/tiny/checkpoint.safetensors --out again.packed --to packed
@@ -53,7 +53,11 @@ has err "--model"
 
 # C code, with floats and without: strict compilers take it. What it says is compared by verify, by tests/unit/test_c_code.c and by c_code.sh.
 for form in c c-integer; do
+    expect 0 export runs/tiny/model.safetensors --to $form --out net-2.c --json
+    json out '$o->{flash_bytes} > 60000 && $o->{flash_bytes} < 90000 && $o->{ram_bytes} > 32768'
+    ram=$(sed -n 's/.*define NET_2_BUFFER_BYTES //p' net-2.h)
     expect 0 export runs/tiny/model.safetensors --to $form --out net-2.c
+    has out "bytes and its code, RAM $ram bytes"
     for cc in gcc clang; do
         ! command -v $cc >/dev/null || $cc -std=c99 -pedantic -Wall -Wextra -Wshadow -Wconversion -Werror -O1 -c net-2.c -o net.o || fail "$cc rejects the C code"
     done

@@ -5,6 +5,7 @@
 typedef struct export_options {
     common common;
     const char *model, *out, *to;
+    bool json;
 } export_options;
 
 #define AT(f) offsetof(export_options, f)
@@ -15,6 +16,7 @@ static const option options[] = {
      "packed (default): for the engine; c: a C99 file and its header; c-integer: the same without floats; onnx: QuantizeLinear "
      "and int8; qonnx: Quant at its bits",
      AT(to), 0, 0, NULL, NULL},
+    {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
 static int run(void *o);
@@ -33,11 +35,18 @@ const command command_export = {
 static int run(void *options_)
 {
     const export_options *o = options_;
+    bw_export_sizes sizes;
     bw_error err = {0};
     if (!o->out) {
         fprintf(stderr, "bitwright export: --out is missing: name the file to write\nSee 'bitwright export --help'.\n");
         return EXIT_USAGE;
     }
-    if (bw_export(o->model, o->out, o->to, &err) != BW_OK) return report_failure("export", &err);
+    if (bw_export(o->model, o->out, o->to, &sizes, &err) != BW_OK) return report_failure("export", &err);
+    if (o->json)
+        return print_json(json_pack("{s:s, s:I, s:I}", "file", o->out, "flash_bytes", (json_int_t)sizes.flash_bytes,
+                                    "ram_bytes", (json_int_t)sizes.ram_bytes));
+    if (sizes.flash_bytes)
+        printf("%s: flash %zu bytes%s, RAM %zu bytes\n", o->out, sizes.flash_bytes,
+               o->to && *o->to == 'c' ? " and its code" : "", sizes.ram_bytes);
     return EXIT_OK;
 }
