@@ -109,7 +109,7 @@ static void test_export_layout(void **state)
     (void)state;
     bwi_graph *g = net("projection", true, 10, BWI_DT_F32, 1);
     bwi_tensors ts = {0};
-    OK(bwi_export_params(g, &ts, &err));
+    OK(bwi_export_params(g, true, &ts, &err));
     assert_int_equal(ts.n, g->n_params);
     for (int i = 0; i < g->n_params; i++) {
         const bwi_param *p = &g->param[i];
@@ -147,7 +147,7 @@ static void test_round_trip(void **state)
     static const bwi_dtype real[] = {BWI_DT_F32, BWI_DT_F64};
     bwi_graph *g = net("projection", false, 10, BWI_DT_F32, 1);
     bwi_tensors ts = {0};
-    OK(bwi_export_params(g, &ts, &err));
+    OK(bwi_export_params(g, true, &ts, &err));
     for (int i = 0; i < 2; i++) {
         bwi_graph *back = net("projection", false, 10, real[i], 2);
         uint64_t version = back->version;
@@ -186,7 +186,7 @@ static void test_names(void **state)
     static void (*const change[])(const char *, char *) = {wrap, other_names};
     bwi_graph *g = net("projection", true, 10, BWI_DT_F32, 1);
     bwi_tensors ts = {0}, other;
-    OK(bwi_export_params(g, &ts, &err));
+    OK(bwi_export_params(g, true, &ts, &err));
     for (int i = 0; i < 2; i++) {
         bwi_graph *back = net("projection", true, 10, BWI_DT_F32, 2);
         const int64_t count = 5;
@@ -265,7 +265,7 @@ static void test_shapes(void **state)
     bwi_graph *g = net("A", false, 10, BWI_DT_F32, 1), *before = net("A", false, 10, BWI_DT_F32, 1),
               *other = net("A", false, 7, BWI_DT_F32, 2);
     bwi_tensors ts = {0};
-    OK(bwi_export_params(other, &ts, &err));
+    OK(bwi_export_params(other, true, &ts, &err));
     import(g, &ts);
     assert_int_equal(missing, 2);
     assert_int_equal(extra, 0);
@@ -297,7 +297,7 @@ static void test_quantizers(void **state)
     const bwi_node *layer;
     bwi_tensors ts = {0};
     int n = 0;
-    OK(bwi_export_params(g, &ts, &err));
+    OK(bwi_export_params(g, true, &ts, &err));
     assert_null(bwi_tensors_find(&ts, "layer1.0.conv1.weight_quant.step")); /* not set yet */
     bwi_tensors_free(&ts);
     for (; bwi_graph_quant(g, n, &q, &layer); n++) {
@@ -306,7 +306,7 @@ static void test_quantizers(void **state)
         q->ready = true;
     }
     assert_true(n > 30);
-    OK(bwi_export_params(g, &ts, &err));
+    OK(bwi_export_params(g, true, &ts, &err));
     assert_int_equal(ts.n, g->n_params - 1);
     const bwi_tensor *t = bwi_tensors_find(&ts, "layer1.0.conv1.weight_quant.step");
     assert_non_null(t);
@@ -338,7 +338,7 @@ static const char *in_folder(char *out, const char *name)
 static void write_net(const char *file, bwi_graph *g, void (*change)(const char *, char *))
 {
     bwi_tensors ts = {0}, other = {0};
-    OK(bwi_export_params(g, &ts, &err));
+    OK(bwi_export_params(g, true, &ts, &err));
     rename_all(&other, &ts, change);
     OK(bwi_safetensors_write(file, other.t, other.n, NULL, NULL, 0, &err));
     bwi_tensors_free(&ts);
@@ -447,7 +447,7 @@ static void test_no_memory(void **state)
     (void)state;
     bwi_graph *g = quantized(1);
     bwi_tensors ts = {0}, copy = {0};
-    OK(bwi_export_params(g, &ts, &err));
+    OK(bwi_export_params(g, true, &ts, &err));
     int64_t live = bwi_alloc_live_blocks();
     for (int64_t n = 0;; n++) {
         bwi_text text = {0};
@@ -462,7 +462,7 @@ static void test_no_memory(void **state)
     }
     for (int64_t n = 0;; n++) {
         bwi_alloc_fail_at(n, 0);
-        bw_status st = bwi_export_params(g, &copy, &err);
+        bw_status st = bwi_export_params(g, true, &copy, &err);
         if (st == BW_OK) st = bwi_export_meta(&copy, "model", "", "half", &err);
         bool reached = bwi_alloc_count() > n;
         bwi_alloc_fail_at(-1, 0);
