@@ -225,6 +225,49 @@ typedef struct bw_search_event {
 /* Return true to stop; the search then ends with BW_INTERRUPTED and can be resumed. Called on the thread that called bw_search. */
 typedef bool (*bw_search_event_fn)(void *user, const bw_search_event *event);
 
+typedef struct bw_search_options {
+    const char
+        *budget; /* what the network may cost at most, "size=16x", "bitops=1.2G", "latency=0.2ms"; bw_list: BW_KIND_BUDGET */
+    double at_least;    /* share of the budget, 0 to 1, that has to be used; 0: none */
+    const char *method; /* way of searching with its options, "genetic:population=50"; NULL: genetic; bw_list: BW_KIND_SEARCH */
+    int lo, hi;         /* bits that a layer may get; 0: the range that the model was trained for */
+    const char *data;   /* as in bw_eval_options */
+    int calibrate;      /* batches of training images for the batch norms' statistics, before each evaluation; 0: 20 */
+    int calibrate_batch; /* images in each; 0: 256 */
+    int images;          /* validation images; 0: all that data.holdout kept apart, or a tenth of the training images */
+    int seed;            /* of the search's draws */
+    int threads;         /* 0: all cores. The result does not depend on it. */
+    const char *const
+        *set; /* [n_set] "section.key=value" for the recipe that is written; its activation bits count for bitops and latency */
+    size_t n_set;
+    const char
+        *out_dir;   /* folder for recipe.yaml, search.json, evaluations.jsonl, bits.svg, and latency.json when latency counts */
+    bool resume;    /* take evaluations (and latencies) from out_dir; they must be of the same search */
+    bool overwrite; /* start anew even if out_dir holds a search */
+    int stop_after; /* > 0: BW_INTERRUPTED after so many evaluations of this call; for tests */
+    bw_search_event_fn on_event;
+    void *user;
+} bw_search_options;
+#define BW_SEARCH_LAYERS 256
+typedef struct bw_search_result {
+    int layers, evaluations;
+    int images; /* for validation */
+    bool seen;  /* they are of the images that the model was trained on, since its recipe held none out (data.holdout) */
+    uint8_t bits[BW_SEARCH_LAYERS]; /* [layers] in the order of the network */
+    double error;                   /* top-1 on the validation images, percent */
+    double cost, limit;             /* of the network, and the budget */
+    const char *unit;               /* of both: "bit", "bit operations", "ms"; static */
+} bw_search_result;
+/* Searches the bit-width of each quantized layer under a budget (Wang et al. 2020, section 3.3; for other ways see their rows in bw_list). model: a
+ * model or checkpoint, whose weights come from its hypernetwork when it has one and otherwise are quantized as they are. Writes out_dir/recipe.yaml,
+ * which bw_recipe_load and bw_train take as it is: the model's recipe with one rule of quant.layers for each layer. BW_ARG: a budget that no
+ * assignment keeps, or a folder of another search, naming what differs. */
+BW_MUST_USE bw_status bw_search(const char *model, const bw_search_options *options, bw_search_result *result, bw_error *err);
+/* Writes bits.svg (bits of each layer, one row for each search), accuracy.svg (accuracy against size) and report.json with the same numbers
+ * into out_dir. folders: of searches (bw_search) and of trained networks (bw_train), in any order; a search counts by its validation
+ * error, a run by its test accuracy. */
+BW_MUST_USE bw_status bw_report(const char *const *folders, size_t n, const char *out_dir, bw_error *err);
+
 /* ---- Benchmark of a training step -------------------------------------------------------------------------------------- */
 typedef struct bw_bench_options {
     const char *net; /* NULL: resnet20 */

@@ -14,7 +14,7 @@ grep -qE '^bitwright [0-9]+\.[0-9]+\.[0-9]+$' out || fail "no version"
 refuse "bitwright: unknown command 'trian'; did you mean 'train'?" trian
 refuse "bitwright: unknown command 'zzzzzz'" zzzzzz
 
-for command in train eval import info analyze export verify run bench list; do
+for command in train eval import info analyze search report export verify run bench list; do
     expect 0 "$command" --help
     has out "usage: bitwright $command "
     has out "options:"

@@ -1,7 +1,6 @@
 /* bitwright train: runs a recipe. */
 #include "commands.h"
 #include "progress.h"
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,22 +55,6 @@ const command command_train = {
     .run = run,
 };
 
-static volatile sig_atomic_t stop_asked;
-static void on_signal(int number)
-{
-    (void)number;
-    stop_asked = 1;
-}
-
-/* The first signal asks for a checkpoint; the handler is then gone and a second one has its default effect. */
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
 typedef struct session {
     progress progress;
     bool json;
@@ -85,7 +68,7 @@ static bool on_event(void *user, const bw_event *event)
         puts(event->text);
         fflush(stdout);
     }
-    return stop_asked != 0;
+    return stop_asked();
 }
 
 static int print_keys(void)
@@ -114,34 +97,6 @@ static char *default_folder(const char *text, const char *path)
         if (*c == '/' || *c == ' ') *c = '-'; /* a name is one folder */
     }
     return folder;
-}
-
-/* The command line that continues this run, ready to be pasted into a shell. */
-static void print_resume_line(const train_options *o)
-{
-    fputs("bitwright train", stderr);
-    for (int i = 0; i < o->common.argc; i++) {
-        const char *a = o->common.argv[i];
-        if (strcmp(a, "--overwrite") == 0 || strcmp(a, "--resume") == 0) continue;
-        if (strcmp(a, "--stop-after-steps") == 0) {
-            i++;
-            continue;
-        }
-        if (strncmp(a, "--stop-after-steps=", 19) == 0) continue;
-        if (!a[strspn(a, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+,.:/@%")]) {
-            fprintf(stderr, " %s", a);
-            continue;
-        }
-        fputs(" '", stderr);
-        for (const char *c = a; *c; c++) {
-            if (*c == '\'')
-                fputs("'\\''", stderr);
-            else
-                fputc(*c, stderr);
-        }
-        fputc('\'', stderr);
-    }
-    fputs(" --resume\n", stderr);
 }
 
 static int dry_run(bw_recipe *recipe, const char *text, bool json)
@@ -185,7 +140,7 @@ static int train(const train_options *o, bw_recipe *recipe, const char *folder)
     progress_end(&s.progress);
     if (status == BW_INTERRUPTED) {
         fprintf(stderr, "bitwright train: %s. Continue with:\n  ", err.msg[0] ? err.msg : bw_status_text(status));
-        print_resume_line(o);
+        print_resume_line("train", &o->common);
         return EXIT_WORK;
     }
     if (status != BW_OK) return report_failure("train", &err);

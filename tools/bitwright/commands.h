@@ -4,8 +4,9 @@
 #include "options.h"
 #include <jansson.h>
 
-#define COMMANDS(X) X(train) X(eval) X(import) X(info) X(analyze) X(export) X(verify) X(run) X(bench) X(list)
-#define X(name)     extern const command command_##name;
+#define COMMANDS(X)                                                                                                            \
+    X(train) X(eval) X(import) X(info) X(analyze) X(search) X(report) X(export) X(verify) X(run) X(bench) X(list)
+#define X(name) extern const command command_##name;
 COMMANDS(X)
 #undef X
 

@@ -275,6 +275,37 @@ void options_free(const command *c, void *out)
     }
 }
 
+void print_resume_line(const char *name, const common *c)
+{
+    static const char *const left_out[] = {"--overwrite", "--resume"}, *const with_value[] = {"--stop-after-steps",
+                                                                                              "--stop-after"};
+    fprintf(stderr, "bitwright %s", name);
+    for (int i = 0; i < c->argc; i++) {
+        const char *a = c->argv[i];
+        bool skip = false;
+        for (size_t k = 0; k < COUNT(left_out); k++) skip = skip || strcmp(a, left_out[k]) == 0;
+        for (size_t k = 0; k < COUNT(with_value) && !skip; k++) {
+            const size_t n = strlen(with_value[k]);
+            skip = strncmp(a, with_value[k], n) == 0 && (a[n] == '=' || !a[n]);
+            if (skip && !a[n]) i++;
+        }
+        if (skip) continue;
+        if (!a[strspn(a, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+,.:/@%")]) {
+            fprintf(stderr, " %s", a);
+            continue;
+        }
+        fputs(" '", stderr);
+        for (const char *p = a; *p; p++) {
+            if (*p == '\'')
+                fputs("'\\''", stderr);
+            else
+                fputc(*p, stderr);
+        }
+        fputc('\'', stderr);
+    }
+    fputs(" --resume\n", stderr);
+}
+
 int report_failure(const char *name, const bw_error *err)
 {
     fprintf(stderr, "bitwright %s: %s\n", name, err->msg[0] ? err->msg : bw_status_text(err->status));

@@ -62,6 +62,8 @@ const char *options_suggest(const char *word, const char *const *names, size_t n
 /* Appends a copy of s, or prefix, '=' and s; exits with EXIT_WORK when there is no memory. */
 void strings_add(strings *list, const char *prefix, const char *s);
 void strings_free(strings *list);
+/* The command line that continues what was stopped, ready to be pasted into a shell, on stderr: that of this call, with --resume. */
+void print_resume_line(const char *name, const common *c);
 /* Says what went wrong and returns the exit code for it: bad arguments are bad usage, everything else is failed work. */
 int report_failure(const char *name, const bw_error *err);
 #endif

@@ -1,5 +1,6 @@
 #include "progress.h"
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -92,4 +93,41 @@ void progress_event(progress *p, const bw_event *e)
             fprintf(stderr, "%s\n", line);
         break;
     }
+}
+
+void progress_search(progress *p, const bw_search_event *e)
+{
+    char line[240], left[40] = "?", found[80] = "";
+    if (p->quiet) return;
+    const bool last = e->evaluations == e->expected;
+    if (!p->terminal && !last && now() - p->last_plain < PLAIN_INTERVAL) return;
+    p->last_plain = now();
+    if (e->seconds_left >= 0) duration_text(e->seconds_left, left, sizeof left);
+    if (!isnan(e->best)) snprintf(found, sizeof found, "  best error %.2f %%  mean %.2f %%", e->best, e->mean);
+    snprintf(line, sizeof line, "evaluation %d/%d  generation %d%s  %.2f/s  %s left", e->evaluations, e->expected,
+             e->generation, found, e->per_s, left);
+    if (p->terminal)
+        rewrite(p, line);
+    else
+        fprintf(stderr, "%s\n", line);
+}
+
+static volatile sig_atomic_t asked;
+static void on_signal(int number)
+{
+    (void)number;
+    asked = 1;
+}
+
+void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+bool stop_asked(void)
+{
+    return asked != 0;
 }

@@ -1,0 +1,326 @@
+/* Pictures of searches and runs: bits of each layer, accuracy against size; the same numbers as JSON. */
+#include "base/alloc.h"
+#include "base/file.h"
+#include "search/outcome.h"
+#include "train/describe.h"
+#include "train/svg.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *s = json_string_value(json_object_get(object, key));
+    return s ? s : "";
+}
+
+static double number_of(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+/* ---- Bits of each layer -------------------------------------------------------------------------------------------------- */
+
+enum { LEFT = 58, BAR = 26, ROW = 118, HEAD = 40, FOOT = 120, LEGEND = 230 };
+
+static void draw_bits(bwi_text *t, const json_t *search, double top, int i, int n)
+{
+    const json_t *layers = json_object_get(search, "layers"), *layer;
+    const int count = (int)json_array_size(layers);
+    const bwi_axes a = {.left = LEFT,
+                        .right = LEFT + BAR * count,
+                        .top = top + 22,
+                        .bottom = top + ROW - 8,
+                        .to_x = count,
+                        .to_y = BWI_SEARCH_BITS};
+    char color[32], label[200], number[8];
+    size_t k;
+    snprintf(label, sizeof label, "%.60s: %.5g %s, validation error %.2f %%", text_of(search, "label"),
+             number_of(search, "cost"), text_of(search, "unit"), number_of(search, "error"));
+    bwi_svg_label(t, LEFT, top + 14, 12, BWI_ANCHOR_START, 0, label);
+    bwi_svg_axis_y(t, &a, 4);
+    bwi_svg_hue(color, i, n);
+    json_array_foreach(layers, k, layer)
+    {
+        const int bits = (int)number_of(layer, "bits");
+        const double x = bwi_axes_x(&a, (double)k), y = bwi_axes_y(&a, bits);
+        bwi_svg_rect(t, x + 3, y, BAR - 6, a.bottom - y, color);
+        snprintf(number, sizeof number, "%d", bits);
+        bwi_svg_label(t, x + BAR / 2.0, y - 2, 9, BWI_ANCHOR_MIDDLE, 0, number);
+    }
+    bwi_svg_line(t, a.left, a.bottom, a.right, a.bottom, BWI_SVG_INK, 1);
+}
+
+static bool same_layers(const json_t *a, const json_t *b)
+{
+    const json_t *x = json_object_get(a, "layers"), *y = json_object_get(b, "layers"), *layer;
+    size_t i;
+    if (json_array_size(x) != json_array_size(y)) return false;
+    json_array_foreach(x, i, layer)
+    {
+        if (strcmp(text_of(layer, "name"), text_of(json_array_get(y, i), "name")) != 0) return false;
+    }
+    return true;
+}
+
+char *bwi_bits_picture(const json_t *searches)
+{
+    const json_t *search, *layer;
+    const int n = (int)json_array_size(searches);
+    size_t i, k, most = 8;
+    int named = 0;
+    double top = HEAD;
+    bwi_text t = {0};
+    json_array_foreach(searches, i, search)
+    {
+        const size_t count = json_array_size(json_object_get(search, "layers"));
+        most = count > most ? count : most;
+        named += i + 1 == (size_t)n || !same_layers(search, json_array_get(searches, i + 1));
+    }
+    bwi_svg_begin(&t, LEFT + BAR * (double)most + 20, HEAD + (double)n * ROW + (double)named * FOOT, "Bits of each layer");
+    json_array_foreach(searches, i, search)
+    {
+        draw_bits(&t, search, top, (int)i, n);
+        top += ROW;
+        if (i + 1 < (size_t)n && same_layers(search, json_array_get(searches, i + 1))) continue;
+        json_array_foreach(json_object_get(search, "layers"), k, layer) /* names below the last of those that share them */
+        {
+            bwi_svg_label(&t, LEFT + BAR * ((double)k + 0.5) + 3, top, 10, BWI_ANCHOR_END, -60, text_of(layer, "name"));
+        }
+        top += FOOT;
+    }
+    bwi_svg_end(&t);
+    return bwi_text_take(&t);
+}
+
+/* ---- Accuracy against size ----------------------------------------------------------------------------------------------- */
+
+static const struct series {
+    const char *kind, *split, *title, *color;
+    bool joined;
+} series[] = {{"uniform", "validation", "uniform, validation", "#7f9fc4", true},
+              {"search", "validation", "found, validation", "#c0392b", false},
+              {"uniform", "run", "trained, one bit-width", "#1f4e8c", true},
+              {"hybrid", "run", "trained, hybrid", "#8c1f6b", false}};
+enum { N_SERIES = sizeof series / sizeof *series, MOST_POINTS = 1000 };
+
+static int by_size(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+    return x[0] < y[0] ? -1 : x[0] > y[0];
+}
+
+/* Points of a series, sorted by size. */
+static int points_of(const json_t *points, const struct series *s, double (*at)[2])
+{
+    const json_t *point;
+    size_t i;
+    int n = 0;
+    json_array_foreach(points, i, point)
+    {
+        if (strcmp(text_of(point, "kind"), s->kind) || strcmp(text_of(point, "split"), s->split) || n == MOST_POINTS) continue;
+        at[n][0] = number_of(point, "weight_bytes") / 1e3;
+        at[n][1] = number_of(point, "accuracy");
+        n += isfinite(at[n][0]) && isfinite(at[n][1]);
+    }
+    qsort(at, (size_t)n, sizeof *at, by_size);
+    return n;
+}
+
+/* The range of all points, a little wider. */
+static void range_of(const json_t *points, bwi_axes *a)
+{
+    const json_t *point;
+    size_t i;
+    double low = INFINITY, high = -INFINITY, most = 0;
+    json_array_foreach(points, i, point)
+    {
+        const double y = number_of(point, "accuracy"), x = number_of(point, "weight_bytes") / 1e3;
+        if (isfinite(y)) low = fmin(low, y), high = fmax(high, y);
+        if (isfinite(x)) most = fmax(most, x);
+    }
+    if (!(low <= high)) low = 0, high = 100;
+    const double room = fmax(0.08 * (high - low), 0.5);
+    a->from_y = fmax(low - room, 0);
+    a->to_y = fmin(high + room, 100.5);
+    a->from_x = 0;
+    a->to_x = most > 0 ? 1.05 * most : 1;
+}
+
+static void draw_series(bwi_text *t, const bwi_axes *a, const json_t *points, int k, double (*at)[2])
+{
+    const struct series *s = &series[k];
+    const int n = points_of(points, s, at);
+    const double y = a->top + 10 + 18 * k;
+    double xs[2], ys[2];
+    for (int i = 0; i < n; i++) {
+        xs[0] = bwi_axes_x(a, at[i][0]), ys[0] = bwi_axes_y(a, at[i][1]);
+        if (i + 1 < n) xs[1] = bwi_axes_x(a, at[i + 1][0]), ys[1] = bwi_axes_y(a, at[i + 1][1]);
+        bwi_svg_curve(t, xs, ys, s->joined && i + 1 < n ? 2 : 1, s->color);
+    }
+    xs[0] = a->right + 20, ys[0] = y - 4;
+    bwi_svg_curve(t, xs, ys, 1, s->color);
+    bwi_svg_label(t, a->right + 30, y, 11, BWI_ANCHOR_START, 0, s->title);
+}
+
+static char *accuracy_picture(const json_t *points)
+{
+    bwi_text t = {0};
+    bwi_axes a = {.left = LEFT, .top = HEAD, .right = 560, .bottom = 360};
+    double(*at)[2] = bwi_malloc(MOST_POINTS * sizeof *at);
+    if (!at) return NULL;
+    range_of(points, &a);
+    bwi_svg_begin(&t, 560 + LEGEND, 410, "Accuracy against size");
+    bwi_svg_axis_x(&t, &a, 8);
+    bwi_svg_axis_y(&t, &a, 8);
+    bwi_svg_label(&t, (a.left + a.right) / 2, a.bottom + 36, 11, BWI_ANCHOR_MIDDLE, 0, "weights, kB");
+    bwi_svg_label(&t, 16, (a.top + a.bottom) / 2, 11, BWI_ANCHOR_MIDDLE, -90, "top-1 accuracy, %");
+    for (int k = 0; k < N_SERIES; k++) draw_series(&t, &a, points, k, at);
+    bwi_svg_end(&t);
+    bwi_free(at);
+    return bwi_text_take(&t);
+}
+
+/* ---- Folders ------------------------------------------------------------------------------------------------------------- */
+
+typedef struct report {
+    json_t *searches, *points;
+} report;
+
+static bw_status no_memory(bw_error *err)
+{
+    return bwi_fail(err, BW_NOMEM, "no memory for a report");
+}
+
+static bw_status add_point(report *r, const char *folder, const char *kind, const char *split, double bytes, double accuracy,
+                           bw_error *err)
+{
+    json_t *point = json_pack("{s:s, s:s, s:s, s:o, s:o}", "folder", folder, "kind", kind, "split", split, "weight_bytes",
+                              bwi_json_number(bytes), "accuracy", bwi_json_number(accuracy));
+    return point && !json_array_append_new(r->points, point) ? BW_OK : no_memory(err);
+}
+
+static bw_status add_search(report *r, const char *folder, const char *path, bw_error *err)
+{
+    json_error_t where;
+    json_t *search = json_load_file(path, 0, &where), *other;
+    size_t i;
+    bw_status st;
+    if (!json_is_object(search) || !json_is_array(json_object_get(search, "layers"))) {
+        json_decref(search);
+        return bwi_fail(err, BW_FORMAT, "%s: it is not the result of a search; search again with resume", path);
+    }
+    if (json_object_set_new(search, "folder", json_string(folder)) ||
+        json_object_set_new(search, "label", json_string(text_of(search, "budget"))) ||
+        json_array_append_new(r->searches, search))
+        return no_memory(err);
+    BWI_TRY(
+        add_point(r, folder, "search", "validation", number_of(search, "weight_bytes"), 100 - number_of(search, "error"), err));
+    json_array_foreach(json_object_get(search, "uniform"), i, other)
+    {
+        BWI_TRY(add_point(r, folder, "uniform", "validation", number_of(other, "weight_bytes"), 100 - number_of(other, "error"),
+                          err));
+    }
+fail:
+    return st;
+}
+
+/* The last accuracy in a log, NaN: there is none. */
+static double last_accuracy(const bwi_file *f)
+{
+    double accuracy = NAN;
+    const uint8_t *end;
+    for (size_t at = 0; at < f->size && (end = memchr(f->data + at, '\n', f->size - at)); at = (size_t)(end - f->data) + 1) {
+        json_t *line = json_loadb((const char *)f->data + at, (size_t)(end - f->data) - at, 0, NULL);
+        if (json_is_number(json_object_get(line, "test_top1"))) accuracy = number_of(line, "test_top1");
+        json_decref(line);
+    }
+    return accuracy;
+}
+
+static bool is_uniform(const bwi_graph *g)
+{
+    bwi_quant *q;
+    const bwi_node *layer;
+    int bits = 0;
+    for (int i = 0; bwi_graph_quant(g, i, &q, &layer); i++) {
+        if (q->role != BWI_WEIGHT) continue;
+        if (bits && q->bits != bits) return false;
+        bits = q->bits;
+    }
+    return true;
+}
+
+static bw_status add_run(report *r, const char *folder, const char *log, bw_error *err)
+{
+    bwi_file f = {0};
+    bw_recipe *recipe = NULL;
+    bwi_graph *g = NULL;
+    bw_status st;
+    char *path = bwi_asprintf("%s/recipe.yaml", folder);
+    if (!path) return no_memory(err);
+    BWI_TRY(bwi_file_open(&f, log, err));
+    const double accuracy = last_accuracy(&f);
+    BWI_TRY(bw_recipe_load(&recipe, path, NULL, 0, err));
+    BWI_TRY(bwi_recipe_graph(&g, recipe, 10, err));
+    BWI_TRY(add_point(r, folder, is_uniform(g) ? "uniform" : "hybrid", "run", bwi_weight_bytes(g), accuracy, err));
+fail:
+    bwi_graph_destroy(&g);
+    bw_recipe_destroy(&recipe);
+    bwi_file_close(&f);
+    bwi_free(path);
+    return st;
+}
+
+static bw_status add_folder(report *r, const char *folder, bw_error *err)
+{
+    char *search = bwi_asprintf("%s/search.json", folder), *log = bwi_asprintf("%s/log.jsonl", folder);
+    bw_status st = BW_OK;
+    if (!search || !log)
+        st = no_memory(err);
+    else if (!bwi_file_exists(search) && !bwi_file_exists(log))
+        st = bwi_fail(err, BW_IO, "%s: it holds neither a finished search (search.json) nor a run (log.jsonl)", folder);
+    if (!st && bwi_file_exists(search)) st = add_search(r, folder, search, err);
+    if (!st && bwi_file_exists(log)) st = add_run(r, folder, log, err);
+    bwi_free(search);
+    bwi_free(log);
+    return st;
+}
+
+static bw_status write_in(const char *folder, const char *name, const char *text, bw_error *err)
+{
+    char *path = bwi_asprintf("%s/%s", folder, name);
+    const bw_status st = path && text ? bwi_file_write(path, text, strlen(text), err) : no_memory(err);
+    bwi_free(path);
+    return st;
+}
+
+bw_status bw_report(const char *const *folders, size_t n, const char *out_dir, bw_error *err)
+{
+    report r = {json_array(), json_array()};
+    char *bits = NULL, *accuracy = NULL, *text = NULL;
+    json_t *all = NULL;
+    bw_status st;
+    if (err) *err = (bw_error){0};
+    if (!r.searches || !r.points) BWI_TRY(no_memory(err));
+    if (!n) BWI_TRY(bwi_fail(err, BW_ARG, "a report needs at least one folder of a search or a run"));
+    for (size_t i = 0; i < n; i++) BWI_TRY(add_folder(&r, folders[i], err));
+    BWI_TRY(bwi_make_dir(out_dir, err));
+    bits = bwi_bits_picture(r.searches);
+    accuracy = accuracy_picture(r.points);
+    all = json_pack("{s:O, s:O}", "searches", r.searches, "points", r.points);
+    text = all ? json_dumps(all, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) : NULL;
+    BWI_TRY(write_in(out_dir, "bits.svg", bits, err));
+    BWI_TRY(write_in(out_dir, "accuracy.svg", accuracy, err));
+    BWI_TRY(write_in(out_dir, "report.json", text, err));
+fail:
+    bwi_free(bits);
+    bwi_free(accuracy);
+    free(text);
+    json_decref(all);
+    json_decref(r.searches);
+    json_decref(r.points);
+    return st;
+}
