@@ -112,15 +112,20 @@ static int by_size(const void *a, const void *b)
     return x[0] < y[0] ? -1 : x[0] > y[0];
 }
 
-/* Points of a series, sorted by size. */
-static int points_of(const json_t *points, const struct series *s, double (*at)[2])
+static bool in_series(const json_t *point, const struct series *s)
+{
+    return !strcmp(text_of(point, "kind"), s->kind) && !strcmp(text_of(point, "split"), s->split);
+}
+
+/* Points of a series that are of one network, sorted by size. */
+static int points_of(const json_t *points, const struct series *s, const char *network, double (*at)[2])
 {
     const json_t *point;
     size_t i;
     int n = 0;
     json_array_foreach(points, i, point)
     {
-        if (strcmp(text_of(point, "kind"), s->kind) || strcmp(text_of(point, "split"), s->split) || n == MOST_POINTS) continue;
+        if (!in_series(point, s) || strcmp(text_of(point, "network"), network) != 0 || n == MOST_POINTS) continue;
         at[n][0] = number_of(point, "weight_bytes") / 1e3;
         at[n][1] = number_of(point, "accuracy");
         n += isfinite(at[n][0]) && isfinite(at[n][1]);
@@ -149,20 +154,41 @@ static void range_of(const json_t *points, bwi_axes *a)
     a->to_x = most > 0 ? 1.05 * most : 1;
 }
 
+/* Whether an earlier point than number i has the same series and network. */
+static bool was_drawn(const json_t *points, size_t i, const struct series *s)
+{
+    const json_t *point = json_array_get(points, i), *earlier;
+    for (size_t k = 0; k < i; k++) {
+        earlier = json_array_get(points, k);
+        if (in_series(earlier, s) && !strcmp(text_of(earlier, "network"), text_of(point, "network"))) return true;
+    }
+    return false;
+}
+
+static void draw_network(bwi_text *t, const bwi_axes *a, const struct series *s, int n, const double (*at)[2])
+{
+    for (int i = 0; i < n; i++) {
+        double x[2] = {bwi_axes_x(a, at[i][0])}, y[2] = {bwi_axes_y(a, at[i][1])};
+        const bool joined = s->joined && i + 1 < n;
+        if (joined) x[1] = bwi_axes_x(a, at[i + 1][0]), y[1] = bwi_axes_y(a, at[i + 1][1]);
+        bwi_svg_curve(t, x, y, joined ? 2 : 1, s->color);
+    }
+}
+
 static void draw_series(bwi_text *t, const bwi_axes *a, const json_t *points, int k, double (*at)[2])
 {
     const struct series *s = &series[k];
-    const int n = points_of(points, s, at);
-    const double y = a->top + 10 + 18 * k;
-    double xs[2], ys[2];
-    for (int i = 0; i < n; i++) {
-        xs[0] = bwi_axes_x(a, at[i][0]), ys[0] = bwi_axes_y(a, at[i][1]);
-        if (i + 1 < n) xs[1] = bwi_axes_x(a, at[i + 1][0]), ys[1] = bwi_axes_y(a, at[i + 1][1]);
-        bwi_svg_curve(t, xs, ys, s->joined && i + 1 < n ? 2 : 1, s->color);
+    const double x = a->right + 20, y = a->top + 10 + 18 * k, middle = y - 4;
+    const json_t *point;
+    size_t i;
+    json_array_foreach(points, i, point)
+    {
+        if (!in_series(point, s) || was_drawn(points, i, s)) continue;
+        const int n = points_of(points, s, text_of(point, "network"), at);
+        draw_network(t, a, s, n, (const double(*)[2])at);
     }
-    xs[0] = a->right + 20, ys[0] = y - 4;
-    bwi_svg_curve(t, xs, ys, 1, s->color);
-    bwi_svg_label(t, a->right + 30, y, 11, BWI_ANCHOR_START, 0, s->title);
+    bwi_svg_curve(t, &x, &middle, 1, s->color);
+    bwi_svg_label(t, x + 10, y, 11, BWI_ANCHOR_START, 0, s->title);
 }
 
 static char *accuracy_picture(const json_t *points)
@@ -194,11 +220,12 @@ static bw_status no_memory(bw_error *err)
     return bwi_fail(err, BW_NOMEM, "no memory for a report");
 }
 
-static bw_status add_point(report *r, const char *folder, const char *kind, const char *split, double bytes, double accuracy,
-                           bw_error *err)
+/* network: hash of the model that was searched, "" for runs; points of one network are joined. */
+static bw_status add_point(report *r, const char *folder, const char *network, const char *kind, const char *split,
+                           double bytes, double accuracy, bw_error *err)
 {
-    json_t *point = json_pack("{s:s, s:s, s:s, s:o, s:o}", "folder", folder, "kind", kind, "split", split, "weight_bytes",
-                              bwi_json_number(bytes), "accuracy", bwi_json_number(accuracy));
+    json_t *point = json_pack("{s:s, s:s, s:s, s:s, s:o, s:o}", "folder", folder, "network", network, "kind", kind, "split",
+                              split, "weight_bytes", bwi_json_number(bytes), "accuracy", bwi_json_number(accuracy));
     return point && !json_array_append_new(r->points, point) ? BW_OK : no_memory(err);
 }
 
@@ -206,6 +233,7 @@ static bw_status add_search(report *r, const char *folder, const char *path, bw_
 {
     json_error_t where;
     json_t *search = json_load_file(path, 0, &where), *other;
+    const char *network = text_of(json_object_get(search, "search"), "model");
     size_t i;
     bw_status st;
     if (!json_is_object(search) || !json_is_array(json_object_get(search, "layers"))) {
@@ -216,12 +244,12 @@ static bw_status add_search(report *r, const char *folder, const char *path, bw_
         json_object_set_new(search, "label", json_string(text_of(search, "budget"))) ||
         json_array_append_new(r->searches, search))
         return no_memory(err);
-    BWI_TRY(
-        add_point(r, folder, "search", "validation", number_of(search, "weight_bytes"), 100 - number_of(search, "error"), err));
+    BWI_TRY(add_point(r, folder, network, "search", "validation", number_of(search, "weight_bytes"),
+                      100 - number_of(search, "error"), err));
     json_array_foreach(json_object_get(search, "uniform"), i, other)
     {
-        BWI_TRY(add_point(r, folder, "uniform", "validation", number_of(other, "weight_bytes"), 100 - number_of(other, "error"),
-                          err));
+        BWI_TRY(add_point(r, folder, network, "uniform", "validation", number_of(other, "weight_bytes"),
+                          100 - number_of(other, "error"), err));
     }
 fail:
     return st;
@@ -265,7 +293,7 @@ static bw_status add_run(report *r, const char *folder, const char *log, bw_erro
     const double accuracy = last_accuracy(&f);
     BWI_TRY(bw_recipe_load(&recipe, path, NULL, 0, err));
     BWI_TRY(bwi_recipe_graph(&g, recipe, 10, err));
-    BWI_TRY(add_point(r, folder, is_uniform(g) ? "uniform" : "hybrid", "run", bwi_weight_bytes(g), accuracy, err));
+    BWI_TRY(add_point(r, folder, "", is_uniform(g) ? "uniform" : "hybrid", "run", bwi_weight_bytes(g), accuracy, err));
 fail:
     bwi_graph_destroy(&g);
     bw_recipe_destroy(&recipe);
