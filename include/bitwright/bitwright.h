@@ -145,11 +145,24 @@ bool bw_is_packed(const char *path);
  * bw_free. */
 BW_MUST_USE bw_status bw_packed_info(const char *path, bool json, char **text, bw_error *err);
 
+/* Codes of one quantizer of activations, in the training graph and in the plain engine. */
+typedef struct bw_verify_layer {
+    const char *name; /* of the quantizer: "layer1.0.conv2.input_quant" */
+    int bits;
+    int64_t codes;            /* in all images */
+    int64_t differing_codes;  /* of these, those that are other ones in the engine; 0 where every layer before is quantized */
+    int64_t differing_images; /* with at least one of them */
+    int largest_difference;   /* of a code */
+} bw_verify_layer;
+typedef void bw_verify_layer_fn(void *user, const bw_verify_layer *layer);
+
 typedef struct bw_verify_options {
-    const char *data;     /* NULL: what the model was trained on */
-    int limit;            /* images; 0: the whole test set */
-    int threads;          /* 0: all cores */
-    const char *compiler; /* of the exported C code, such as "cc"; NULL: leave it out */
+    const char *data;          /* NULL: what the model was trained on */
+    int limit;                 /* images; 0: the whole test set */
+    int threads;               /* 0: all cores */
+    const char *compiler;      /* of the exported C code, such as "cc"; NULL: leave it out */
+    bw_verify_layer_fn *layer; /* called at the end for every layer, in the order of the graph; NULL: not */
+    void *user;
 } bw_verify_options;
 typedef struct bw_verify_result {
     int64_t images;

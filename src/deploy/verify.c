@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/par.h"
+#include "deploy/codes.h"
 #include "deploy/export.h"
 #include "train/evaluate.h"
 #include <dlfcn.h>
@@ -37,6 +38,8 @@ typedef struct verification {
     int n_engines;
     bwi_dataset *data;
     bwi_exec *exec;
+    bwi_codes codes;
+    int batch;     /* images at a time */
     void *library; /* the compiled C code */
     c_code *compiled;
     uint8_t *pixels;           /* [BATCH] images */
@@ -123,7 +126,7 @@ fail:
 
 static bw_status prepare(verification *v, const char *path, const bw_verify_options *o, bw_error *err)
 {
-    const bwi_exec_options eo = {.batch = BATCH, .precision = BWI_PRECISION_FAST};
+    bwi_exec_options eo = {.precision = BWI_PRECISION_FAST, .observe = bwi_codes_take, .observer = &v->codes};
     bw_status st;
     BWI_TRY(bwi_lower_model(&v->m, &v->lowered, path, err));
     BWI_TRY(bwi_safetensors_image(&v->image, &v->image_bytes, &v->lowered, err));
@@ -131,6 +134,8 @@ static bw_status prepare(verification *v, const char *path, const bw_verify_opti
     if (o->compiler) BWI_TRY(compile(v, o->compiler, err));
     BWI_TRY(bwi_open_data(&v->data, o->data ? o->data : v->m.recipe->data.source, err));
     BWI_TRY(bwi_data_fits(v->data, v->m.graph, err));
+    BWI_TRY(bwi_codes_create(&v->codes, v->m.graph, BATCH, err));
+    eo.batch = v->batch = v->codes.batch;
     BWI_TRY(bwi_exec_create(&v->exec, v->m.graph, &eo, NULL, err));
     v->work_bytes = (v->work_bytes + 63) / 64 * 64;
     v->pixels = bwi_malloc(BATCH * bwi_shape_size(v->data->shape));
@@ -151,6 +156,7 @@ static void release(verification *v)
     bwi_free(v->pixels);
     bwi_free(v->image);
     bwi_exec_destroy(&v->exec);
+    bwi_codes_destroy(&v->codes);
     bwi_dataset_close(&v->data);
     bwi_tensors_free(&v->lowered);
     bwi_model_close(&v->m);
@@ -182,7 +188,8 @@ static bw_status batch(verification *v, int first, int n, bw_verify_result *r, d
         for (size_t i = bwi_chunk((size_t)n, 1, (size_t)c); i < bwi_chunk((size_t)n, 1, (size_t)c + 1); i++) {
             const uint8_t *pixels = v->pixels + i * image;
             const size_t at = i * (size_t)classes;
-            for (int e = 0; e < v->n_engines; e++) bw_net_run(v->engine[e].net, pixels, 1, v->logits[e] + at, work);
+            bwi_codes_compare(&v->codes, v->engine[0].net, pixels, (int)i, (int)c, v->logits[0] + at, work);
+            for (int e = 1; e < v->n_engines; e++) bw_net_run(v->engine[e].net, pixels, 1, v->logits[e] + at, work);
             if (v->compiled) v->compiled(pixels, v->logits[LEVELS] + at, work);
         }
     }
@@ -212,7 +219,11 @@ bw_status bw_verify(const char *model, const bw_verify_options *options, bw_veri
     bwi_threads_set(options->threads);
     BWI_TRY(prepare(&v, model, options, err));
     const int all = v.data->n[BWI_TEST], n = options->limit > 0 && options->limit < all ? options->limit : all;
-    for (int i = 0; i < n; i += BATCH) BWI_TRY(batch(&v, i, n - i < BATCH ? n - i : BATCH, result, top1, err));
+    for (int i = 0; i < n; i += v.batch) BWI_TRY(batch(&v, i, n - i < v.batch ? n - i : v.batch, result, top1, err));
+    for (int i = 0; options->layer && i < v.codes.n; i++) {
+        const bw_verify_layer l = bwi_codes_layer(&v.codes, i);
+        options->layer(options->user, &l);
+    }
     for (int e = 0; e < v.n_engines && at < sizeof result->engines; e++)
         at += (size_t)snprintf(result->engines + at, sizeof result->engines - at, "%s%s", e ? ", " : "", v.engine[e].level);
     if (v.compiled && at < sizeof result->engines) snprintf(result->engines + at, sizeof result->engines - at, ", C code");

@@ -83,10 +83,13 @@ expect 0 export --help
 has out "onnx"
 expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 1
 has out "C code: 0 logits differ"
+has out "layer3.2.conv2.input_quant              2         81920           0          0        0"
 expect 1 verify runs/tiny/model.safetensors --limit 2 --compiler no-such-compiler
 has err "no-such-compiler"
 expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 2 --json
 json out '$o->{images} == 20 && $o->{differing_logits} == 0 && $o->{differing_classes} == 0 && $o->{largest_difference} == 0'
+json out '@{$o->{layers}} == 20 && !grep { $_->{differing_codes} || $_->{differing_images} || !$_->{codes} } @{$o->{layers}}'
+json out '$o->{layers}[0]{name} eq "conv1.input_quant" && $o->{layers}[0]{bits} == 8 && $o->{layers}[0]{codes} == 20 * 32 * 32 * 3 && $o->{layers}[1]{bits} == 2'
 expect 0 verify runs/tiny/model.safetensors --limit 5 --cpu ref --compiler none --json
 json out '$o->{engines} eq "ref" && $o->{differing_logits} == 0'
 

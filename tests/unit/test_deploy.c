@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/par.h"
 #include "base/rng.h"
+#include "deploy/codes.h"
 #include "deploy/lower.h"
 #include "zoo/zoo.h"
 #include <math.h>
@@ -482,6 +483,93 @@ static void test_memory(void **state)
     bwi_graph_destroy(&g);
 }
 
+/* ---- Codes, layer by layer ----------------------------------------------------------------------------------------------- */
+
+/* Differing codes of every quantizer, for IMAGES images through the training graph and the net of d. */
+static void count_codes(bwi_graph *g, const deployed *d, bwi_codes *codes)
+{
+    const size_t image = bwi_shape_size(g->value[0].shape);
+    const bwi_normalize *normalize = bwi_normalize_find("cifar");
+    bwi_exec *e;
+    uint8_t *pixels = malloc(IMAGES * image);
+    float *logits = malloc((size_t)g->classes * sizeof *logits);
+    assert_true(pixels && logits);
+    CHECK(bwi_codes_create(codes, g, IMAGES, err));
+    assert_int_equal(codes->batch, IMAGES);
+    const bwi_exec_options o = {.batch = IMAGES, .precision = BWI_PRECISION_FAST, .observe = bwi_codes_take, .observer = codes};
+    CHECK(bwi_exec_create(&e, g, &o, NULL, err));
+    for (size_t i = 0; i < IMAGES * image; i++) {
+        pixels[i] = pixel(i);
+        ((float *)bwi_exec_input(e))[i] = bwi_normalized(normalize, (int)(i % 3), pixels[i]);
+    }
+    CHECK(bwi_exec_forward(e, IMAGES, false, NULL, err));
+    for (int i = 0; i < IMAGES; i++)
+        bwi_codes_compare(codes, d->net, pixels + (size_t)i * image, i, i % BWI_CHUNKS, logits, d->work);
+    bwi_exec_destroy(&e);
+    free(pixels);
+    free(logits);
+}
+
+/* Every code is compared and none differs; then one quantizer's number is changed in the packed file: codes differ there, and nowhere before. */
+static void test_codes(void **state)
+{
+    (void)state;
+    const bwi_net_options net = {.shortcut = "A", .classes = 10, .input = {32, 32, 3}};
+    const bwi_quant_spec spec = {.weight_quantizer = "lsq",
+                                 .activation_quantizer = "lsq",
+                                 .weight_bits = 3,
+                                 .activation_bits = 3,
+                                 .policy = "first-last-8"};
+    static const char *const planted[] = {"conv1.input_quant", "layer2.1.conv1.input_quant", "linear.input_quant"};
+    static bwr_plan plan;
+    bwi_graph *g;
+    bwi_codes codes;
+    deployed d;
+    CHECK(bwi_net_create(&g, "resnet20", &net, BWI_DT_F32, err));
+    CHECK(bwi_graph_quantize(g, &spec, err));
+    warm_up(g);
+    deploy(&d, g);
+    count_codes(g, &d, &codes);
+    assert_int_equal(codes.n, 20);
+    for (int i = 0; i < codes.n; i++) {
+        const bw_verify_layer l = bwi_codes_layer(&codes, i);
+        const bwi_node *n = codes.tensor[i].node;
+        assert_int_equal(l.codes, IMAGES * bwi_shape_size(g->value[n->out].shape));
+        if (l.differing_codes || l.differing_images || l.largest_difference)
+            fail_msg("%s: %lld codes differ", l.name, (long long)l.differing_codes);
+    }
+    for (size_t k = 0; k < sizeof planted / sizeof *planted; k++) {
+        bwi_codes_destroy(&codes);
+        undeploy(&d);
+        deploy(&d, g);
+        CHECK(bwr_plan_read(&plan, d.file, d.size, err));
+        int at = 0, layer = 0;
+        for (int i = 0; i < g->n_nodes; i++)
+            if (!strcmp(g->node[i].name, planted[k])) at = g->node[i].out;
+        while (layer < plan.n_layers && (!plan.layer[layer].n_codes || plan.layer[layer].codes[0].value != at)) layer++;
+        assert_true(layer < plan.n_layers);
+        /* The tensor of floats begins behind its mean and deviation where those of layer 0 begin; mul comes behind scale and sub. */
+        float *floats = (float *)(uintptr_t)(plan.layer[0].mean + plan.layer[layer].floats_at);
+        assert_true(floats[2] == plan.layer[layer].codes[0].mul);
+        floats[2] *= 1.05f;
+        CHECK(bw_net_init(&d.net, d.file, d.size, d.memory, d.info.net_bytes, err));
+        count_codes(g, &d, &codes);
+        bool seen = false;
+        for (int i = 0; i < codes.n; i++) {
+            const bw_verify_layer l = bwi_codes_layer(&codes, i);
+            const bool here = !strcmp(l.name, planted[k]);
+            if (here && (!l.differing_codes || !l.differing_images || l.largest_difference < 1))
+                fail_msg("%s: no code differs", l.name);
+            if (!seen && !here && l.differing_codes) fail_msg("%s: a code differs before %s", l.name, planted[k]);
+            seen |= here;
+        }
+        assert_true(seen);
+    }
+    bwi_codes_destroy(&codes);
+    undeploy(&d);
+    bwi_graph_destroy(&g);
+}
+
 /* Bytes follow bits. */
 static void test_size(void **state)
 {
@@ -551,10 +639,10 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lsq),       cmocka_unit_test(test_others), cmocka_unit_test(test_families),
-        cmocka_unit_test(test_version_1), cmocka_unit_test(test_odd),    cmocka_unit_test(test_real_levels),
-        cmocka_unit_test(test_damaged),   cmocka_unit_test(test_memory), cmocka_unit_test(test_size),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_lsq),       cmocka_unit_test(test_others),  cmocka_unit_test(test_real_levels),
+        cmocka_unit_test(test_families),  cmocka_unit_test(test_odd),     cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_version_1), cmocka_unit_test(test_memory),  cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_size),      cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

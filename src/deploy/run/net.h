@@ -114,6 +114,9 @@ typedef struct bwr_plan {
     int image_h, image_w, image_c;
     size_t n_floats, n_codes; /* elements of the two tensors */
 } bwr_plan;
+/* Runs one image and shows what each layer made, before later ones overwrite it: values are at plan->value[i].offset of `values`. For checks. */
+typedef void bwr_observe(void *observer, const bwr_plan *plan, int layer, const char *values);
+void bwr_run_observed(const bw_net *net, const uint8_t *image, float *logits, void *work, bwr_observe *observe, void *observer);
 /* Gives values their offsets, so that those alive at the same time do not overlap. Returns the bytes that they take. */
 size_t bwr_place_values(bwr_plan *p);
 /* Parses and checks everything: shapes, value numbers, sizes of tensors. */

@@ -360,6 +360,17 @@ void bw_net_run(const bw_net *net, const uint8_t *images, int n, float *logits, 
     }
 }
 
+void bwr_run_observed(const bw_net *net, const uint8_t *image, float *logits, void *work, bwr_observe *observe, void *observer)
+{
+    const bwr_plan *p = &net->plan;
+    char *values = work;
+    for (int i = 0; i < p->n_layers; i++) {
+        run_layer(net, i, image, 0, p->layer[i].h, values, values + net->scratch);
+        observe(observer, p, i, values);
+    }
+    copy_logits(net, values, logits);
+}
+
 /* What the threads of a pool share. */
 typedef struct shared_run {
     const bw_net *net;
