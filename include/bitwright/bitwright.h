@@ -142,8 +142,8 @@ BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char 
 /* Whether a file is one that bw_export made for the engine; false when it cannot be read. */
 bool bw_is_packed(const char *path);
 /* Describes a packed file: layers, bits, bytes, and the kernels that this CPU would run; text (json false) or one JSON object, freed with
- * bw_free. */
-BW_MUST_USE bw_status bw_packed_info(const char *path, bool json, char **text, bw_error *err);
+ * bw_free. plan, here and elsewhere: how the engine's kernels are chosen: "measured", by timing them now, or "table"; NULL: table. */
+BW_MUST_USE bw_status bw_packed_info(const char *path, const char *plan, bool json, char **text, bw_error *err);
 
 /* Codes of one quantizer of activations, in the training graph and in the plain engine. */
 typedef struct bw_verify_layer {
@@ -198,6 +198,7 @@ typedef struct bw_run_options {
     int limit;           /* of these, the first so many; 0: all */
     const char *classes; /* text file with the name of a class a line; NULL: the names in the model, where it has them */
     int threads;         /* 0: all cores */
+    const char *plan;    /* as in bw_packed_info */
 } bw_run_options;
 typedef struct bw_run_result {
     int64_t images;
@@ -322,8 +323,9 @@ typedef struct bw_infer_result {
     uint64_t memory_bytes; /* that the engine wants: weights as its kernels take them, and every thread's values */
 } bw_infer_result;
 /* Times a whole network on the engine, least times: a packed file, or a model of this program. One thread is timed by its processor time, more by
- * the clock. */
-BW_MUST_USE bw_status bw_bench_infer(const char *path, int threads, int batch, bw_infer_result *result, bw_error *err);
+ * the clock. plan: as in bw_packed_info. */
+BW_MUST_USE bw_status bw_bench_infer(const char *path, int threads, int batch, const char *plan, bw_infer_result *result,
+                                     bw_error *err);
 /* Writes a model of the recipe's network with random weights (train.seed), for benchmarks: its batch norms and quantizers have seen one
  * batch of random images. Sets net.classes 0 to the outputs that the network was published with. */
 BW_MUST_USE bw_status bw_random_model(bw_recipe *recipe, const char *path, bw_error *err);

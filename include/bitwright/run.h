@@ -28,11 +28,20 @@ typedef struct bw_net_info {
     size_t work_bytes; /* memory for bw_net_run, aligned to 64 bytes */
 } bw_net_info;
 
+/* How kernels are chosen: from a table that belongs to the kernels, or by timing every kernel that takes a layer's shape, which takes milliseconds
+ * a layer. Results are the same bits. */
+typedef enum bw_plan { BW_PLAN_TABLE, BW_PLAN_MEASURED } bw_plan;
+
 /* Checks a packed file in memory and says what it needs. BW_FORMAT: damaged, or not a packed model; BW_UNSUPPORTED: of a later version. */
 BW_MUST_USE bw_status bw_net_read(const void *file, size_t size, bw_net_info *info, bw_error *err);
 /* Prepares the net in `memory`: chooses a kernel for every layer and lays its weights out for it. *net points into memory. BW_ARG: the
  * memory is too small or not aligned. */
 BW_MUST_USE bw_status bw_net_init(bw_net **net, const void *file, size_t size, void *memory, size_t bytes, bw_error *err);
+/* The same for either plan. BW_PLAN_MEASURED wants more memory, for all kernels that may be chosen, and work [work_bytes] of info in bw_net_init_plan, no
+ * contents expected; otherwise work may be NULL. */
+BW_MUST_USE bw_status bw_net_read_plan(const void *file, size_t size, bw_plan plan, bw_net_info *info, bw_error *err);
+BW_MUST_USE bw_status bw_net_init_plan(bw_net **net, const void *file, size_t size, bw_plan plan, void *memory, size_t bytes,
+                                       void *work, bw_error *err);
 /* images [n][height][width][channels] uint8, RGB, in; logits [n][classes] float, out; work [work_bytes], no contents expected. May run in
  * several threads at once, each with its own work. */
 void bw_net_run(const bw_net *net, const uint8_t *images, int n, float *logits, void *work);
@@ -48,6 +57,9 @@ void bw_net_run_pool(const bw_net *net, bw_pool *pool, const uint8_t *images, in
 /* What a layer is, for tables. */
 typedef struct bw_layer_info {
     const char *name, *kind, *kernel; /* kernel "": none */
+    const char *table_kernel;         /* the one of BW_PLAN_TABLE */
+    bool measured; /* this layer's shape was timed: microseconds of both for an image, on one thread; else 0 */
+    double microseconds, table_microseconds;
     int height, width, channels;      /* of its output */
     int weight_bits, activation_bits; /* 0: float or none */
     bool activation_signed;

@@ -31,22 +31,22 @@ static double least(bwi_engine *e, int threads, const uint8_t *images, int n, fl
     return best;
 }
 
-static bw_status open_any(bwi_engine *e, const char *path, int threads, bw_error *err)
+static bw_status open_any(bwi_engine *e, const char *path, int threads, const char *plan, bw_error *err)
 {
     bwi_model m = {0};
     bwi_tensors lowered = {0};
     bw_status st;
-    if (bwi_is_packed(path)) return bwi_engine_open(e, path, threads, err);
+    if (bwi_is_packed(path)) return bwi_engine_open_plan(e, path, threads, plan, err);
     BWI_TRY(bwi_model_open(&m, path, err));
     BWI_TRY(bwi_lower(&lowered, m.graph, bwi_normalize_find(m.normalize), err));
-    BWI_TRY(bwi_engine_from(e, &lowered, threads, err));
+    BWI_TRY(bwi_engine_from_plan(e, &lowered, threads, plan, err));
 fail:
     bwi_tensors_free(&lowered);
     bwi_model_close(&m);
     return st;
 }
 
-bw_status bw_bench_infer(const char *path, int threads, int batch, bw_infer_result *result, bw_error *err)
+bw_status bw_bench_infer(const char *path, int threads, int batch, const char *plan, bw_infer_result *result, bw_error *err)
 {
     bwi_engine e = {0};
     uint8_t *images = NULL;
@@ -56,7 +56,7 @@ bw_status bw_bench_infer(const char *path, int threads, int batch, bw_infer_resu
     if (err) *err = (bw_error){0};
     if (batch < 1 || threads < 1)
         return bwi_fail(err, BW_ARG, "a benchmark of %d images on %d threads; both must be at least 1", batch, threads);
-    BWI_TRY(open_any(&e, path, threads, err));
+    BWI_TRY(open_any(&e, path, threads, plan, err));
     const size_t size = (size_t)batch * (size_t)e.info.height * (size_t)e.info.width * (size_t)e.info.channels;
     images = bwi_malloc(size);
     logits = bwi_malloc((size_t)batch * (size_t)e.info.classes * sizeof *logits);

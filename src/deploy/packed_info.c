@@ -4,6 +4,7 @@
 #include <bitwright/bitwright.h>
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
 bool bw_is_packed(const char *path)
 {
@@ -12,10 +13,12 @@ bool bw_is_packed(const char *path)
 
 static json_t *layer_json(const bw_layer_info *l)
 {
-    return json_pack("{s:s, s:s, s:s, s:[i,i,i], s:i, s:i, s:b, s:I, s:I}", "name", l->name, "kind", l->kind, "kernel",
-                     l->kernel, "shape", l->height, l->width, l->channels, "weight_bits", l->weight_bits, "activation_bits",
-                     l->activation_bits, "activation_signed", l->activation_signed, "weight_bytes", (json_int_t)l->weight_bytes,
-                     "multiply_adds", (json_int_t)l->multiply_adds);
+    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:f, s:f, s:[i,i,i], s:i, s:i, s:b, s:I, s:I}", "name", l->name, "kind",
+                     l->kind, "kernel", l->kernel, "table_kernel", l->table_kernel, "measured", l->measured, "microseconds",
+                     l->microseconds, "table_microseconds", l->table_microseconds, "shape", l->height, l->width, l->channels,
+                     "weight_bits", l->weight_bits, "activation_bits", l->activation_bits, "activation_signed",
+                     l->activation_signed, "weight_bytes", (json_int_t)l->weight_bytes, "multiply_adds",
+                     (json_int_t)l->multiply_adds);
 }
 
 static void layer_text(const bw_layer_info *l, bwi_text *t)
@@ -24,10 +27,13 @@ static void layer_text(const bw_layer_info *l, bwi_text *t)
     if (l->multiply_adds)
         bwi_text_add(t, " %dx%d bit%s %9zu bytes %8.2f M  %s", l->activation_bits, l->weight_bits,
                      l->activation_signed ? "s" : " ", l->weight_bytes, (double)l->multiply_adds / 1e6, l->kernel);
+    if (l->measured) bwi_text_add(t, ", measured: %.1f us", l->microseconds);
+    if (strcmp(l->kernel, l->table_kernel) != 0)
+        bwi_text_add(t, " (%s, of the table: %.1f us)", l->table_kernel, l->table_microseconds);
     bwi_text_add(t, "\n");
 }
 
-bw_status bw_packed_info(const char *path, bool json, char **text, bw_error *err)
+bw_status bw_packed_info(const char *path, const char *plan, bool json, char **text, bw_error *err)
 {
     bwi_engine e = {0};
     bw_layer_info l;
@@ -35,7 +41,7 @@ bw_status bw_packed_info(const char *path, bool json, char **text, bw_error *err
     json_t *layers = json_array();
     *text = NULL;
     if (err) *err = (bw_error){0};
-    bw_status st = bwi_engine_open(&e, path, 1, err);
+    bw_status st = bwi_engine_open_plan(&e, path, 1, plan, err);
     if (!st) {
         bwi_text_add(&t, "%s: packed, %zu bytes; images %dx%dx%d, %d classes; memory: %zu bytes prepared, %zu a thread\n", path,
                      e.file.size, e.info.height, e.info.width, e.info.channels, e.info.classes, e.info.net_bytes,

@@ -30,6 +30,16 @@ has out "layer3.2.conv2"
 expect 0 info tiny.packed --json
 json out '$o->{kind} eq "packed" && $o->{classes} == 10 && $o->{layers}[1]{weight_bits} == 8 && $o->{layers}[2]{weight_bits} == 2'
 
+json out '!grep { $_->{measured} || $_->{kernel} ne $_->{table_kernel} } @{$o->{layers}}'
+expect 0 info tiny.packed --plan measured --json --cpu native
+json out '(!grep { $_->{measured} && !($_->{microseconds} > 0 && $_->{table_microseconds} >= $_->{microseconds}) } @{$o->{layers}})'
+if grep -q avx512vnni /proc/cpuinfo; then
+    json out '(grep { $_->{measured} } @{$o->{layers}}) >= 19'
+    expect 0 info tiny.packed --plan measured
+    has out ", measured: "
+fi
+refuse "bitwright info: --plan: 'tabel' is not one of table|measured" info tiny.packed --plan tabel
+
 # Evaluation of a quantized model runs on the engine, and says what the packed file says.
 expect 0 eval runs/tiny/model.safetensors --threads 2 --json
 json out '$o->{engine} && $o->{images} == 4000'
@@ -38,6 +48,10 @@ expect 0 eval tiny.packed --data shapes --threads 1 --json
 sed 's/,"images_per_s[^,]*//' first >a
 sed 's/,"images_per_s[^,]*//' out >b
 cmp -s a b || fail "the packed file gives another result"
+expect 0 run tiny.packed --data shapes --limit 20
+mv out a
+expect 0 run tiny.packed --data shapes --limit 20 --plan measured
+cmp -s out a || fail "run: the measured plan gives another result"
 expect 0 eval runs/tiny/model.safetensors --precision fast --json
 json out '!$o->{engine}'
 expect 2 eval tiny.packed
@@ -48,6 +62,8 @@ has err "no training graph"
 expect 0 bench infer --model tiny.packed --threads 2 --batch 4 --json
 json out '@{$o->{rows}} == 1 && $o->{rows}[0]{threads} == 2 && $o->{rows}[0]{batch} == 4'
 json out '$o->{rows}[0]{latency_ms} > 0 && $o->{rows}[0]{images_per_s} > 0 && $o->{rows}[0]{packed_bytes} == -s "tiny.packed"'
+expect 0 bench infer --model tiny.packed --batch 4 --threads 1 --plan measured --json
+json out '$o->{rows}[0]{latency_ms} > 0'
 expect 2 bench infer
 has err "--model"
 

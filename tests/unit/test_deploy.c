@@ -483,6 +483,71 @@ static void test_memory(void **state)
     bwi_graph_destroy(&g);
 }
 
+/* ---- Plans --------------------------------------------------------------------------------------------------------------- */
+
+/* Measuring stays within its memory, allocates nothing, says what it found, and changes no bit of the logits. */
+static void test_plans(void **state)
+{
+    (void)state;
+    static const int bits[] = {1, 2, 4, 8};
+    int measured = 0, kernels = 0;
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
+        const bwi_net_options net = {.shortcut = i % 2 ? "projection" : "A", .classes = 10, .input = {32, 32, 3}};
+        const bwi_quant_spec spec = {.weight_quantizer = "lsq",
+                                     .activation_quantizer = "lsq",
+                                     .weight_bits = bits[i],
+                                     .activation_bits = bits[i],
+                                     .policy = "first-last-8"};
+        enum { GUARD = 256 };
+        static uint8_t image[32 * 32 * 3];
+        float want[10], got[10];
+        bwi_graph *g;
+        deployed d;
+        bw_net_info info;
+        bw_layer_info l;
+        bw_net *own;
+        bw_error error;
+        CHECK(bwi_net_create(&g, "resnet20", &net, BWI_DT_F32, err));
+        CHECK(bwi_graph_quantize(g, &spec, err));
+        warm_up(g);
+        deploy(&d, g);
+        for (size_t k = 0; k < sizeof image; k++) image[k] = pixel(k);
+        bw_net_run(d.net, image, 1, want, d.work);
+        CHECK(bw_net_read_plan(d.file, d.size, BW_PLAN_MEASURED, &info, err));
+        assert_true(info.net_bytes >= d.info.net_bytes && info.work_bytes >= d.info.work_bytes);
+        uint8_t *memory = bwi_malloc(info.net_bytes + GUARD), *work = bwi_malloc(info.work_bytes + GUARD);
+        assert_true(memory && work);
+        memset(memory, 0xa5, info.net_bytes + GUARD);
+        memset(work, 0xa5, info.work_bytes + GUARD);
+        assert_int_equal(bw_net_init_plan(&own, d.file, d.size, BW_PLAN_MEASURED, memory, info.net_bytes, NULL, &error),
+                         BW_ARG);
+        assert_int_equal(bw_net_init_plan(&own, d.file, d.size, BW_PLAN_MEASURED, memory, info.net_bytes - 1, work, &error),
+                         BW_ARG);
+        bwi_alloc_fail_at(0, 1);
+        const bw_status st = bw_net_init_plan(&own, d.file, d.size, BW_PLAN_MEASURED, memory, info.net_bytes, work, &error);
+        bwi_alloc_fail_at(-1, 0);
+        assert_int_equal(st, BW_OK);
+        bw_net_run(own, image, 1, got, work);
+        assert_memory_equal(want, got, sizeof want);
+        for (size_t k = 0; k < GUARD; k++) assert_true(memory[info.net_bytes + k] == 0xa5 && work[info.work_bytes + k] == 0xa5);
+        for (int k = 0; bw_net_layer(own, k, &l); k++) {
+            kernels += l.kernel[0] != 0;
+            measured += l.measured;
+            if (l.measured && !(l.microseconds > 0 && l.microseconds <= l.table_microseconds))
+                fail_msg("%s: %g us, the table's kernel %g us", l.name, l.microseconds, l.table_microseconds);
+            if (!l.measured) assert_string_equal(l.kernel, l.table_kernel);
+        }
+        for (int k = 0; bw_net_layer(d.net, k, &l); k++) assert_false(l.measured);
+        bwi_free(memory);
+        bwi_free(work);
+        undeploy(&d);
+        bwi_graph_destroy(&g);
+    }
+    printf("%d of %d kernels were chosen by measuring\n", measured, kernels);
+    assert_true(kernels >= 4 * 20);
+    if (bwi_cpu_flags() & BWI_CPU_VNNI) assert_true(measured > kernels / 2);
+}
+
 /* ---- Codes, layer by layer ----------------------------------------------------------------------------------------------- */
 
 /* Differing codes of every quantizer, for IMAGES images through the training graph and the net of d. */
@@ -639,10 +704,10 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lsq),       cmocka_unit_test(test_others),  cmocka_unit_test(test_real_levels),
-        cmocka_unit_test(test_families),  cmocka_unit_test(test_odd),     cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_version_1), cmocka_unit_test(test_memory),  cmocka_unit_test(test_codes),
-        cmocka_unit_test(test_size),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_lsq),       cmocka_unit_test(test_others), cmocka_unit_test(test_real_levels),
+        cmocka_unit_test(test_families),  cmocka_unit_test(test_odd),    cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_version_1), cmocka_unit_test(test_memory), cmocka_unit_test(test_plans),
+        cmocka_unit_test(test_codes),     cmocka_unit_test(test_size),   cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,7 +134,8 @@ static int measure(bench *b)
         for (int i = 0; i < b->n; i++)
             for (int t = 0; t < b->n_threads; t++) {
                 network *net = &b->net[i];
-                if (bw_bench_infer(net->path, b->threads[t], b->batch, &r, &err) != BW_OK) return report_failure("bench", &err);
+                if (bw_bench_infer(net->path, b->threads[t], b->batch, b->o->plan, &r, &err) != BW_OK)
+                    return report_failure("bench", &err);
                 keep_best(&net->best[t], &r);
             }
     return EXIT_OK;

@@ -14,7 +14,7 @@ enum { ROUNDS = 2 };
 
 typedef struct bench_options {
     common common;
-    const char *what, *net, *only, *pytorch, *script, *one, *shape, *model, *bits, *save;
+    const char *what, *net, *only, *pytorch, *script, *one, *shape, *model, *bits, *save, *plan;
     int64_t batch, threads, steps;
     bool json;
 } bench_options;
@@ -41,6 +41,8 @@ static const option options[] = {
     {OPT_TEXT, "bits", "LIST", "infer: bits of weights and activations of --net; 8/8,4/4,2/2,1/1 by default; float is one, too",
      AT(bits), 0, 0, NULL, NULL},
     {OPT_TEXT, "save", "DIR", "infer: keep the models of random weights in this folder", AT(save), 0, 0, NULL, NULL},
+    {OPT_CHOICE, "plan", NULL, "of infer: kernels by the table, or by timing them first", AT(plan), 0, 0, "table|measured",
+     NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
@@ -329,7 +331,8 @@ static int run(void *options_)
     tools t;
     if (!strcmp(o->what, "conv")) return bench_conv(o->shape, (int)o->threads, o->json);
     if (!strcmp(o->what, "infer"))
-        return bench_infer(&(infer_options){o->model, o->net, o->bits, o->save, (int)o->threads, (int)o->batch, o->json});
+        return bench_infer(
+            &(infer_options){o->model, o->net, o->bits, o->save, o->plan, (int)o->threads, (int)o->batch, o->json});
     if (strcmp(o->what, "train") != 0) {
         fprintf(stderr, "bitwright bench: unknown benchmark '%s'; did you mean 'train'?\nSee 'bitwright bench --help'.\n",
                 o->what);

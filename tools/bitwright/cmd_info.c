@@ -5,7 +5,7 @@
 
 typedef struct info_options {
     common common;
-    const char *file;
+    const char *file, *plan;
     bool json;
 } info_options;
 
@@ -13,6 +13,8 @@ typedef struct info_options {
 static const option options[] = {
     {OPT_ARG, "FILE", NULL, "model, checkpoint, packed file, or weights file of PyTorch or safetensors", AT(file), 0, 0, NULL,
      NULL},
+    {OPT_CHOICE, "plan", NULL, "how the engine chooses kernels: by the table, or by timing them first", AT(plan), 0, 0,
+     "table|measured", NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
@@ -33,7 +35,7 @@ static int run(void *options_)
     bw_error err = {0};
     char *text = NULL;
     const bw_status st =
-        bw_is_packed(o->file) ? bw_packed_info(o->file, o->json, &text, &err) : bw_info(o->file, o->json, &text, &err);
+        bw_is_packed(o->file) ? bw_packed_info(o->file, o->plan, o->json, &text, &err) : bw_info(o->file, o->json, &text, &err);
     if (st != BW_OK) return report_failure("info", &err);
     int code = EXIT_OK;
     if (o->json)

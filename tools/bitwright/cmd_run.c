@@ -5,7 +5,7 @@
 
 typedef struct run_options {
     common common;
-    const char *model, *data, *classes;
+    const char *model, *data, *classes, *plan;
     strings images;
     int64_t limit, threads;
     bool json;
@@ -22,6 +22,8 @@ static const option options[] = {
     {OPT_TEXT, "classes", "FILE", "names of the classes, one a line; those in the model by default", AT(classes), 0, 0, NULL,
      NULL},
     {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
+    {OPT_CHOICE, "plan", NULL, "how the engine chooses kernels: by the table, or by timing them first", AT(plan), 0, 0,
+     "table|measured", NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
@@ -93,7 +95,8 @@ static void take(void *user, const bw_prediction *p)
 static int run(void *options_)
 {
     const run_options *o = options_;
-    const bw_run_options r = {.data = o->data, .limit = (int)o->limit, .classes = o->classes, .threads = (int)o->threads};
+    const bw_run_options r = {
+        .data = o->data, .limit = (int)o->limit, .classes = o->classes, .threads = (int)o->threads, .plan = o->plan};
     output out = {.images = o->json ? json_array() : NULL};
     bw_run_result result;
     bw_error err = {0};

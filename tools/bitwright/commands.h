@@ -14,10 +14,10 @@ COMMANDS(X)
 int bench_conv(const char *shape, int threads, bool json);
 /* bench infer */
 typedef struct infer_options {
-    const char *model; /* a file, or */
-    const char *net, *bits,
-        *save;          /* a family with random weights; bits "8/8,2/2", NULL: usual ones; save: folder for the models */
-    int threads, batch; /* 0: one and two; 0: 32 */
+    const char *model;       /* a file, or */
+    const char *net, *bits;  /* a family with random weights; bits "8/8,2/2", NULL: usual ones */
+    const char *save, *plan; /* folder for the models; "measured", NULL: kernels by the table */
+    int threads, batch;      /* 0: one and two; 0: 32 */
     bool json;
 } infer_options;
 int bench_infer(const infer_options *o);

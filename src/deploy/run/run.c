@@ -1,13 +1,16 @@
 /* The engine: prepares and runs packed networks. */
+#include "base/par.h"
 #include "deploy/run/net.h"
 #include "deploy/run/pool.h"
 #include "kernels/real.h"
+#include <stddef.h>
 #include <string.h>
 
 /* A layer ready to run. */
 typedef struct bwr_ready {
     bwk_conv_spec spec;
-    const bwk_conv *kernel;
+    const bwk_conv *kernel, *table; /* table: what BW_PLAN_TABLE chooses */
+    double took, table_took;        /* seconds of an image; 0: not measured */
     void *packed;
     float
         *real; /* conv_real: weights [kh][kw][ic/groups][oc] as floats, codes or values; input: what bytes stand for [c][256] */
@@ -19,6 +22,7 @@ struct bw_net {
     bwk_finish_fn *finish;
     const bwk_real *real;
     size_t scratch, work_bytes; /* scratch: where the scratch begins in work; values lie before it */
+    size_t trials;              /* where kernels that are tried have their weights, behind the net */
 };
 
 static size_t round64(size_t n)
@@ -46,25 +50,55 @@ static bool needs_windows(const bwr_layer *l)
     return l->kind == BWR_conv && (l->sum_add || l->sum_shift != 0);
 }
 
+/* Whether a layer with r's shape may get kernel k. The plain C is there for what nothing else takes: it needs seconds. */
+static bool candidate(const bwr_ready *r, const bwk_conv *k, bw_plan plan)
+{
+    if (k == r->table) return true;
+    return plan == BW_PLAN_MEASURED && k->needs && bwk_conv_usable(k, &r->spec);
+}
+
+/* Most bytes of packed weights, or of scratch, that a kernel which may be chosen wants. */
+static size_t kernel_bytes(const bwr_ready *r, bw_plan plan, bool packed)
+{
+    const bwk_conv *k;
+    size_t most = 0;
+    for (size_t i = 0; (k = bwk_conv_at(i)); i++) {
+        if (!candidate(r, k, plan)) continue;
+        const size_t own = round64(packed ? k->packed_size(&r->spec) : k->scratch_size(&r->spec));
+        most = own > most ? own : most;
+    }
+    return most;
+}
+
 /* Scratch of a layer: one row of results and what its kernel wants, and window sums. */
-static size_t scratch_of(const bwr_layer *l, const bwr_ready *r)
+static size_t scratch_of(const bwr_layer *l, const bwr_ready *r, bw_plan plan)
 {
     size_t n = round64((size_t)l->w * (size_t)l->c * sizeof(float));
-    if (r->kernel) n += round64(r->kernel->scratch_size(&r->spec));
+    if (r->kernel) n += kernel_bytes(r, plan, false);
     if (needs_windows(l))
         n += round64((map_size(l) + (size_t)r->spec.ih * (size_t)r->spec.iw) * (size_t)l->groups * sizeof(int32_t));
     return n;
 }
 
-static size_t prepared_bytes(const bwr_layer *l, const bwr_ready *r, const bwr_value *in)
+/* Weights of all kernels that are tried for a layer, side by side. */
+static size_t trial_bytes(const bwr_ready *r, bw_plan plan)
 {
-    if (r->kernel) return round64(r->kernel->packed_size(&r->spec));
+    const bwk_conv *k;
+    size_t n = 0;
+    for (size_t i = 0; plan == BW_PLAN_MEASURED && (k = bwk_conv_at(i)); i++)
+        if (candidate(r, k, plan)) n += round64(k->packed_size(&r->spec));
+    return n;
+}
+
+static size_t prepared_bytes(const bwr_layer *l, const bwr_ready *r, const bwr_value *in, bw_plan plan)
+{
+    if (r->kernel) return kernel_bytes(r, plan, true);
     if (l->kind == BWR_input) return round64((size_t)l->c * 256 * sizeof(float));
     return l->kind == BWR_conv_real ? round64(bwr_weights(l, in->c) * sizeof(float)) : 0;
 }
 
-/* Fills all of net but the prepared weights; *bytes: what those take behind it, and the codes of one layer on their way. */
-static bw_status lay_out(bw_net *net, const void *file, size_t size, size_t *bytes, bw_error *err)
+/* Fills all of net but the prepared weights; *bytes: what those take behind it, and one layer's codes (and trials) on their way. */
+static bw_status lay_out(bw_net *net, const void *file, size_t size, bw_plan plan, size_t *bytes, bw_error *err)
 {
     bwr_plan *p = &net->plan;
     size_t scratch = 0, most = 0;
@@ -78,15 +112,16 @@ static bw_status lay_out(bw_net *net, const void *file, size_t size, size_t *byt
         *r = (bwr_ready){0};
         if (in) r->spec = bwr_spec(l, in);
         if (l->kind == BWR_conv) {
-            r->kernel = choose(&r->spec);
+            r->kernel = r->table = choose(&r->spec);
             if (!r->kernel) return bwi_fail(err, BW_INTERNAL, "layer %s: no kernel takes its shape", l->name);
-            const size_t codes = round64(bwr_weights(l, in->c));
-            most = codes > most ? codes : most;
+            const size_t tail = round64(bwr_weights(l, in->c)) + trial_bytes(r, plan);
+            most = tail > most ? tail : most;
         }
-        const size_t own = scratch_of(l, r);
+        const size_t own = scratch_of(l, r, plan);
         scratch = own > scratch ? own : scratch;
-        *bytes += prepared_bytes(l, r, in);
+        *bytes += prepared_bytes(l, r, in, plan);
     }
+    net->trials = *bytes;
     *bytes += most;
     net->finish = bwk_finish_for_cpu();
     net->real = bwk_real_for_cpu();
@@ -95,13 +130,13 @@ static bw_status lay_out(bw_net *net, const void *file, size_t size, size_t *byt
     return BW_OK;
 }
 
-bw_status bw_net_read(const void *file, size_t size, bw_net_info *info, bw_error *err)
+bw_status bw_net_read_plan(const void *file, size_t size, bw_plan plan, bw_net_info *info, bw_error *err)
 {
     static _Thread_local bw_net net; /* too large for some stacks, and nothing may be allocated */
     size_t bytes;
     *info = (bw_net_info){0};
     if (err) *err = (bw_error){0};
-    bw_status st = lay_out(&net, file, size, &bytes, err);
+    bw_status st = lay_out(&net, file, size, plan, &bytes, err);
     if (st) return st;
     const bwr_plan *p = &net.plan;
     *info = (bw_net_info){.height = p->image_h,
@@ -111,62 +146,6 @@ bw_status bw_net_read(const void *file, size_t size, bw_net_info *info, bw_error
                           .layers = p->n_layers,
                           .net_bytes = round64(sizeof net) + bytes,
                           .work_bytes = net.work_bytes};
-    return BW_OK;
-}
-
-/* Codes of a layer as int8, in place for a kernel to pack; `to` has room for them. */
-static void unpack(const bwr_layer *l, size_t n, int8_t *to)
-{
-    for (size_t i = 0; i < n; i++) to[i] = (int8_t)bwr_code(l->weight, l->wbits, i);
-}
-
-/* [oc][kh][kw][ic] to [kh][kw][ic][oc], so that sums of all channels advance together. */
-static void real_weights(const bwr_layer *l, size_t taps, float *to)
-{
-    const size_t oc = (size_t)l->c;
-    for (size_t o = 0; o < oc; o++)
-        for (size_t t = 0; t < taps; t++) {
-            const size_t i = o * taps + t;
-            to[t * oc + o] = l->wbits ? (float)(l->sum_mul * bwr_code(l->weight, l->wbits, i) + l->sum_add) + l->sum_shift
-                                      : l->real_weight[i];
-        }
-}
-
-bw_status bw_net_init(bw_net **out, const void *file, size_t size, void *memory, size_t bytes, bw_error *err)
-{
-    bw_net_info info;
-    size_t behind;
-    *out = NULL;
-    bw_status st = bw_net_read(file, size, &info, err);
-    if (st) return st;
-    if (!memory || (uintptr_t)memory % 64 || bytes < info.net_bytes)
-        return bwi_fail(err, BW_ARG, "the network wants %zu bytes of memory that is aligned to 64; it got %zu", info.net_bytes,
-                        bytes);
-    bw_net *net = memory;
-    char *at = (char *)memory + round64(sizeof *net);
-    st = lay_out(net, file, size, &behind, err);
-    if (st) return st;
-    for (int i = 0; i < net->plan.n_layers; i++) {
-        const bwr_layer *l = &net->plan.layer[i];
-        bwr_ready *r = &net->ready[i];
-        const bwr_value *in = l->in < 0 ? NULL : &net->plan.value[l->in];
-        const size_t own = prepared_bytes(l, r, in);
-        if (l->kind == BWR_conv) {
-            int8_t *codes = (int8_t *)memory + info.net_bytes - round64(bwr_weights(l, in->c));
-            unpack(l, bwr_weights(l, in->c), codes);
-            r->packed = at;
-            r->kernel->pack(&r->spec, codes, at);
-        } else if (l->kind == BWR_conv_real) {
-            r->real = (float *)(void *)at;
-            real_weights(l, bwr_weights(l, in->c) / (size_t)l->c, r->real);
-        } else if (l->kind == BWR_input) {
-            r->real = (float *)(void *)at;
-            for (int c = 0; c < l->c; c++) /* as training's loader, in float and in this order */
-                for (int v = 0; v < 256; v++) r->real[c * 256 + v] = ((float)v / 255.0f - l->mean[c]) / l->deviation[c];
-        }
-        at += own;
-    }
-    *out = net;
     return BW_OK;
 }
 
@@ -339,6 +318,160 @@ void bwr_run_layer(const bw_net *net, int i, const uint8_t *image, void *work)
     run_layer(net, i, image, 0, net->plan.layer[i].h, work, (char *)work + net->scratch);
 }
 
+/* ---- Preparing ----------------------------------------------------------------------------------------------------------- */
+
+/* Layers that want the same of a kernel. */
+static bool same_task(const bw_net *net, int i, int k)
+{
+    const bwk_conv_spec *a = &net->ready[i].spec, *b = &net->ready[k].spec;
+    const bwr_layer *x = &net->plan.layer[i], *y = &net->plan.layer[k];
+    return y->kind == BWR_conv && !memcmp(a, b, offsetof(bwk_conv_spec, asigned)) && a->asigned == b->asigned &&
+           (x->residual < 0) == (y->residual < 0) && (x->out < 0) == (y->out < 0) && x->n_codes == y->n_codes;
+}
+
+/* Some codes for layer i, and no residual. */
+static void invent_input(const bw_net *net, int i, char *values)
+{
+    const bwr_layer *l = &net->plan.layer[i];
+    const bwr_value *in = &net->plan.value[l->in];
+    const unsigned range = (unsigned)(in->hi - in->lo + 1);
+    uint8_t *x = (uint8_t *)values + in->offset;
+    for (size_t k = 0; k < (size_t)in->h * (size_t)in->w * (size_t)in->c; k++)
+        x[k] = (uint8_t)(in->lo + (int)((uint32_t)k * 2654435761u % range));
+    if (l->residual >= 0) memset(values + net->plan.value[l->residual].offset, 0, map_size(l) * (size_t)l->c * sizeof(float));
+}
+
+/* Seconds of the fastest of `calls` runs of layer i. */
+static double least_time(bw_net *net, int i, int calls, char *values)
+{
+    const bwr_layer *l = &net->plan.layer[i];
+    double least = 0;
+    for (int c = 0; c < calls; c++) {
+        const double start = bwi_now();
+        run_layer(net, i, NULL, 0, l->h, values, values + net->scratch);
+        const double took = bwi_now() - start;
+        if (!c || took < least) least = took;
+    }
+    return least > 0 ? least : 1e-9; /* a coarse clock */
+}
+
+/* Gives layer i the kernel that is fastest here. Kernels take turns, so that a disturbance does not meet one of them alone; that of the table stays
+ * unless another one is faster by more than what measurements are apart. Layers that are alike are timed once. */
+static void measure(bw_net *net, int i, const int8_t *codes, char *trials, char *values)
+{
+    enum { MOST = 16, ROUNDS = 7 };
+    const double turn = 3e-4, margin = 0.97;
+    bwr_ready *r = &net->ready[i];
+    struct {
+        const bwk_conv *k;
+        void *packed;
+        double took;
+        int calls;
+    } trial[MOST];
+    const bwk_conv *k;
+    int n = 0;
+    for (int j = 0; j < i; j++)
+        if (same_task(net, i, j)) {
+            r->kernel = net->ready[j].kernel, r->took = net->ready[j].took, r->table_took = net->ready[j].table_took;
+            return;
+        }
+    for (size_t j = 0; (k = bwk_conv_at(j)) && n < MOST; j++) {
+        if (!candidate(r, k, BW_PLAN_MEASURED)) continue;
+        trial[n].k = k;
+        trial[n].packed = trials;
+        k->pack(&r->spec, codes, trials);
+        trials += round64(k->packed_size(&r->spec));
+        n++;
+    }
+    if (n < 2) return;
+    invent_input(net, i, values);
+    for (int round = -1; round < ROUNDS; round++) /* the first one says how long a call takes */
+        for (int t = 0; t < n; t++) {
+            r->kernel = trial[t].k, r->packed = trial[t].packed;
+            const double took = least_time(net, i, round < 0 ? 2 : trial[t].calls, values);
+            if (round < 0) trial[t].calls = took < turn ? (int)(turn / (took + 1e-7)) : 1;
+            if (round < 0 || took < trial[t].took) trial[t].took = took;
+        }
+    int table = 0;
+    while (table < n - 1 && trial[table].k != r->table) table++;
+    int best = table;
+    for (int t = 0; t < n; t++)
+        if (trial[t].took < margin * trial[table].took && trial[t].took < trial[best].took) best = t;
+    r->kernel = trial[best].k, r->took = trial[best].took, r->table_took = trial[table].took;
+}
+
+/* Codes of a layer as int8, in place for a kernel to pack; `to` has room for them. */
+static void unpack(const bwr_layer *l, size_t n, int8_t *to)
+{
+    for (size_t i = 0; i < n; i++) to[i] = (int8_t)bwr_code(l->weight, l->wbits, i);
+}
+
+/* [oc][kh][kw][ic] to [kh][kw][ic][oc], so that sums of all channels advance together. */
+static void real_weights(const bwr_layer *l, size_t taps, float *to)
+{
+    const size_t oc = (size_t)l->c;
+    for (size_t o = 0; o < oc; o++)
+        for (size_t t = 0; t < taps; t++) {
+            const size_t i = o * taps + t;
+            to[t * oc + o] = l->wbits ? (float)(l->sum_mul * bwr_code(l->weight, l->wbits, i) + l->sum_add) + l->sum_shift
+                                      : l->real_weight[i];
+        }
+}
+
+bw_status bw_net_init_plan(bw_net **out, const void *file, size_t size, bw_plan plan, void *memory, size_t bytes, void *work,
+                           bw_error *err)
+{
+    bw_net_info info;
+    size_t behind;
+    *out = NULL;
+    bw_status st = bw_net_read_plan(file, size, plan, &info, err);
+    if (st) return st;
+    if (!memory || (uintptr_t)memory % 64 || bytes < info.net_bytes)
+        return bwi_fail(err, BW_ARG, "the network wants %zu bytes of memory that is aligned to 64; it got %zu", info.net_bytes,
+                        bytes);
+    if (plan == BW_PLAN_MEASURED && (!work || (uintptr_t)work % 64))
+        return bwi_fail(err, BW_ARG, "timing kernels wants %zu bytes of work that are aligned to 64", info.work_bytes);
+    bw_net *net = memory;
+    char *at = (char *)memory + round64(sizeof *net);
+    st = lay_out(net, file, size, plan, &behind, err);
+    if (st) return st;
+    for (int i = 0; i < net->plan.n_layers; i++) {
+        const bwr_layer *l = &net->plan.layer[i];
+        bwr_ready *r = &net->ready[i];
+        const bwr_value *in = l->in < 0 ? NULL : &net->plan.value[l->in];
+        const size_t own = prepared_bytes(l, r, in, plan);
+        if (l->kind == BWR_conv) {
+            int8_t *codes = (int8_t *)memory + info.net_bytes - round64(bwr_weights(l, in->c));
+            unpack(l, bwr_weights(l, in->c), codes);
+            if (plan == BW_PLAN_MEASURED) measure(net, i, codes, (char *)memory + round64(sizeof *net) + net->trials, work);
+            r->packed = at;
+            r->kernel->pack(&r->spec, codes, at);
+        } else if (l->kind == BWR_conv_real) {
+            r->real = (float *)(void *)at;
+            real_weights(l, bwr_weights(l, in->c) / (size_t)l->c, r->real);
+        } else if (l->kind == BWR_input) {
+            r->real = (float *)(void *)at;
+            for (int c = 0; c < l->c; c++) /* as training's loader, in float and in this order */
+                for (int v = 0; v < 256; v++) r->real[c * 256 + v] = ((float)v / 255.0f - l->mean[c]) / l->deviation[c];
+        }
+        at += own;
+    }
+    *out = net;
+    return BW_OK;
+}
+
+bw_status bw_net_read(const void *file, size_t size, bw_net_info *info, bw_error *err)
+{
+    return bw_net_read_plan(file, size, BW_PLAN_TABLE, info, err);
+}
+
+bw_status bw_net_init(bw_net **net, const void *file, size_t size, void *memory, size_t bytes, bw_error *err)
+{
+    return bw_net_init_plan(net, file, size, BW_PLAN_TABLE, memory, bytes, NULL, err);
+}
+
+/* ---- Whole images -------------------------------------------------------------------------------------------------------- */
+
 static size_t image_bytes(const bw_net *net)
 {
     return (size_t)net->plan.image_h * (size_t)net->plan.image_w * (size_t)net->plan.image_c;
@@ -423,6 +556,10 @@ bool bw_net_layer(const bw_net *net, int i, bw_layer_info *info)
     *info = (bw_layer_info){.name = l->name,
                             .kind = bwr_kind_name[l->kind],
                             .kernel = net->ready[i].kernel ? net->ready[i].kernel->name : "",
+                            .table_kernel = net->ready[i].table ? net->ready[i].table->name : "",
+                            .measured = net->ready[i].took > 0,
+                            .microseconds = 1e6 * net->ready[i].took,
+                            .table_microseconds = 1e6 * net->ready[i].table_took,
                             .height = l->h,
                             .width = l->w,
                             .channels = l->c,
