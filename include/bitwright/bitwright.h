@@ -134,7 +134,8 @@ typedef struct bw_export_sizes {
     size_t ram_bytes;   /* while it runs, in one thread */
 } bw_export_sizes;
 /* Writes a trained model in a form that runs without this library's training half. to: "packed" (the engine of run.h), or NULL for it;
- * "c": one C99 file and a header beside it; "c-integer": the same without floats; "onnx": an ONNX model with QuantizeLinear and DequantizeLinear; "qonnx": one with QONNX's Quant.
+ * "c": one C99 file and a header beside it; "c-integer": the same without floats; "onnx": an ONNX model with QuantizeLinear and
+ * DequantizeLinear; "onnx13": the same without INT4, for older runtimes; "qonnx": one with QONNX's Quant.
  * ONNX models take `image` [N,channels,height,width] float, normalised with the mean and std of their metadata, and make `logits` [N,classes].
  * BW_UNSUPPORTED names a layer that cannot be packed, and why. sizes: what a device needs; may be NULL. */
 BW_MUST_USE bw_status bw_export(const char *model, const char *path, const char *to, bw_export_sizes *sizes, bw_error *err);

@@ -2,7 +2,8 @@
 #include "base/alloc.h"
 #include <string.h>
 
-#define OPSET 13 /* of ONNX 1.8, in every ONNX Runtime since 1.6; everything here means the same in later ones */
+/* Of ONNX 1.8, in every ONNX Runtime since 1.6; and of ONNX 1.16, the first one with INT4. Everything here means the same in both. */
+enum { OPSET = 13, OPSET_INT4 = 21 };
 
 typedef struct walk {
     bwi_onnx o;
@@ -243,10 +244,17 @@ static void add_meta(walk *w, const bwi_tensors *lowered)
 
 /* ---- The whole ----------------------------------------------------------------------------------------------------------- */
 
+static bool has_few_bits(const bwr_plan *p)
+{
+    bool any = false;
+    for (int i = 0; i < p->n_layers; i++) any |= p->layer[i].wbits > 0 && p->layer[i].wbits <= 4;
+    return any;
+}
+
 static void build(walk *w, const bwi_tensors *lowered)
 {
     const bwr_plan *p = w->p;
-    bwi_onnx_opset(&w->o, "", OPSET);
+    bwi_onnx_opset(&w->o, "", w->style->four_bits && has_few_bits(p) ? OPSET_INT4 : OPSET);
     if (w->style->domain) bwi_onnx_opset(&w->o, w->style->domain, 1);
     w->o.graph.name = bwi_onnx_text(&w->o, "%s", *w->g->family ? w->g->family : "network");
     w->o.model.doc_string =

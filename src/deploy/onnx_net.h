@@ -15,6 +15,7 @@
 /* How quantized tensors are written. */
 typedef struct bwi_onnx_style {
     const char *domain; /* of its own operators, or NULL */
+    bool four_bits;     /* weights of 4 bits and less are INT4, which needs operator set 21 */
     /* Rounds x to codes clipped to q->lo .. q->hi, as floats; returns their name, which begins with `name`. */
     char *(*codes)(bwi_onnx *o, const char *name, char *x, const bwr_codes *q);
     /* The integers sum_mul * code + sum_add of a layer's weights, as floats. code [product of dim], as packed, may be overwritten and stays

@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define IR_VERSION 7 /* of ONNX 1.8, as operator set 13 */
-
 static char nothing[1] = "";
 
 /* ---- Memory -------------------------------------------------------------------------------------------------------------- */
@@ -65,7 +63,6 @@ void bwi_onnx_init(bwi_onnx *o)
     *o = (bwi_onnx){.model = ONNX__MODEL_PROTO__INIT, .graph = ONNX__GRAPH_PROTO__INIT};
     o->model.graph = &o->graph;
     o->model.has_ir_version = true;
-    o->model.ir_version = IR_VERSION;
     o->model.producer_name = bwi_onnx_text(o, "bitwright");
     o->model.producer_version = bwi_onnx_text(o, "%s", BW_VERSION);
 }
@@ -104,6 +101,7 @@ void bwi_onnx_opset(bwi_onnx *o, const char *domain, int64_t version)
     s->has_version = true;
     s->version = version;
     PUSH(o, o->model.opset_import, o->model.n_opset_import, s);
+    if (!*domain) o->model.ir_version = version < 21 ? 7 : 10; /* of ONNX 1.8, as operator set 13; of ONNX 1.16 */
 }
 
 void bwi_onnx_meta(bwi_onnx *o, const char *key, char *value)
@@ -221,35 +219,36 @@ void bwi_onnx_string(bwi_onnx *o, const char *name, const char *v)
 
 /* ---- Initialisers -------------------------------------------------------------------------------------------------------- */
 
-static size_t element_size(Onnx__TensorProto__DataType type)
+static size_t element_bits(Onnx__TensorProto__DataType type)
 {
+    if (type == BWI_ONNX_INT4) return 4;
     switch (type) {
     case ONNX__TENSOR_PROTO__DATA_TYPE__INT8:
     case ONNX__TENSOR_PROTO__DATA_TYPE__UINT8:
-        return 1;
-    case ONNX__TENSOR_PROTO__DATA_TYPE__INT64:
         return 8;
+    case ONNX__TENSOR_PROTO__DATA_TYPE__INT64:
+        return 64;
     default:
-        return 4;
+        return 32;
     }
 }
 
 char *bwi_onnx_tensor(bwi_onnx *o, char *name, Onnx__TensorProto__DataType type, int ndim, const int64_t *dim, const void *data)
 {
     const Onnx__TensorProto init = ONNX__TENSOR_PROTO__INIT;
-    size_t bytes = element_size(type);
+    size_t n = 1;
     for (size_t i = 0; i < o->graph.n_initializer; i++)
         if (!strcmp(o->graph.initializer[i]->name, name)) return o->graph.initializer[i]->name;
     Onnx__TensorProto *t = copy(o, &init, sizeof init);
     if (!t) return nothing;
-    for (int i = 0; i < ndim; i++) bytes *= (size_t)dim[i];
+    for (int i = 0; i < ndim; i++) n *= (size_t)dim[i];
     if (ndim && !(t->dims = copy(o, dim, (size_t)ndim * sizeof *dim))) return nothing;
     t->n_dims = (size_t)ndim;
     t->name = name;
     t->has_data_type = true;
     t->data_type = type;
     t->has_raw_data = true;
-    t->raw_data = (ProtobufCBinaryData){bytes, (uint8_t *)(uintptr_t)data}; /* only read from */
+    t->raw_data = (ProtobufCBinaryData){(n * element_bits(type) + 7) / 8, (uint8_t *)(uintptr_t)data}; /* only read from */
     PUSH(o, o->graph.initializer, o->graph.n_initializer, t);
     return name;
 }

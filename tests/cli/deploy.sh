@@ -83,7 +83,7 @@ for form in c c-integer; do
 done
 
 # ONNX: the same bytes again, and the help names every form.
-for form in onnx qonnx; do
+for form in onnx onnx13 qonnx; do
     expect 0 export runs/tiny/model.safetensors --to $form --out tiny.$form
     silent out
     silent err
@@ -94,6 +94,7 @@ for form in onnx qonnx; do
     expect 2 export runs/tiny/model.safetensors --to x$form --out x
     has err "did you mean '$form'"
 done
+[ $(($(wc -c <tiny.onnx) * 10)) -lt $(($(wc -c <tiny.onnx13) * 6)) ] || fail "INT4 does not make the file smaller"
 grep -q QuantizeLinear tiny.onnx && grep -q qonnx.custom_op.general tiny.qonnx || fail "the ONNX files lack their operators"
 expect 0 export --help
 has out "onnx"

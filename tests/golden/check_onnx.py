@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares exported ONNX and QONNX models with the engine: same images, logits side by side.
+"""Compares exported ONNX and QONNX models with the engine: same images, logits side by side, and says how large the files are.
 
 usage: check_onnx.py MODEL... [--data DIR] [--images N] [--program build/bitwright] [--cc cc]
 
@@ -77,12 +77,12 @@ def main():
     worst = 0
     for path in args.model:
         with tempfile.TemporaryDirectory() as folder:
-            models = {}
-            for to in "onnx", "qonnx":
+            models, sizes = {}, {}
+            for to in "onnx", "onnx13", "qonnx":
                 out = os.path.join(folder, to + ".onnx")
                 subprocess.run([args.program, "export", path, "--to", to, "--out", out], check=True)
-                models[to] = onnx.load(out)
-                onnx.checker.check_model(models[to], full_check=to == "onnx")
+                models[to], sizes[to] = onnx.load(out), os.path.getsize(out)
+                onnx.checker.check_model(models[to], full_check=to != "qonnx")
             meta = {p.key: p.value for p in models["onnx"].metadata_props}
             dims = [d.dim_value for d in models["onnx"].graph.input[0].type.tensor_type.shape.dim][1:]
             c, h, w = dims
@@ -94,9 +94,10 @@ def main():
             mean, std = (np.array(meta["bitwright." + k].split(), np.float32).reshape(1, c, 1, 1) for k in ("mean", "std"))
             x = (pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255) - mean) / std
             expected = engine(os.path.abspath(args.program), args.cc, path, folder, pixels, int(meta["bitwright.classes"]))
-            bad, text = compare(run_onnx(models["onnx"], x), expected)
-            print(f"{path}: onnx: {text}", flush=True)
-            worst = max(worst, bad)
+            for to in "onnx", "onnx13":
+                bad, text = compare(run_onnx(models[to], x), expected)
+                print(f"{path}: {to}: {sizes[to]} bytes; {text}", flush=True)
+                worst = max(worst, bad)
             few = x[:args.qonnx_images]
             logits = run_qonnx(models["qonnx"], few)
             if logits is None:

@@ -50,6 +50,14 @@ static void onnx_load(onnx_run *r, const Onnx__TensorProto *p)
     size_t size = 4;
     if (p->data_type == ONNX__TENSOR_PROTO__DATA_TYPE__INT8 || p->data_type == ONNX__TENSOR_PROTO__DATA_TYPE__UINT8) size = 1;
     if (p->data_type == ONNX__TENSOR_PROTO__DATA_TYPE__INT64) size = 8;
+    if (p->data_type == 22) { /* INT4: two elements a byte, the first one in the low half */
+        assert_int_equal(p->raw_data.len, (t->n + 1) / 2);
+        for (size_t i = 0; i < t->n; i++) {
+            const int half = p->raw_data.data[i / 2] >> (i % 2 ? 4 : 0) & 15;
+            t->v[i] = (float)(half < 8 ? half : half - 16);
+        }
+        return;
+    }
     assert_int_equal(p->raw_data.len, t->n * size);
     for (size_t i = 0; i < t->n; i++) {
         const uint8_t *at = p->raw_data.data + i * size;
@@ -111,7 +119,7 @@ static bool onnx_element(const Onnx__NodeProto *n, onnx_tensor *const *in, size_
         const bool is_signed = !strcmp(in[2]->name, "zero.int8");
         *out = fminf(fmaxf(rintf(x / y) + in[2]->v[0], is_signed ? -128 : 0), is_signed ? 127 : 255);
     } else if (!strcmp(op, "DequantizeLinear"))
-        *out = (x - in[2]->v[0]) * y;
+        *out = (x - (n->n_input > 2 ? in[2]->v[0] : 0)) * y;
     else if (!strcmp(op, "Quant")) {
         const bool is_signed = onnx_get(n, "signed", 0);
         const float top = exp2f(in[3]->v[0] - (float)is_signed);

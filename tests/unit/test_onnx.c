@@ -2,6 +2,7 @@
 #include "base/alloc.h"
 #include "base/rng.h"
 #include "deploy/export.h"
+#include "deploy/onnx_proto.h"
 #include "onnx_run.h"
 #include "zoo/zoo.h"
 #include <stdio.h>
@@ -15,7 +16,8 @@
     } while (0)
 
 enum { H = 7, W = 6, CLASSES = 3 };
-static const char *const forms[] = {"onnx", "qonnx"};
+static const char *const forms[] = {"onnx", "onnx13", "qonnx"};
+enum { FORMS = sizeof forms / sizeof *forms };
 static char path[64];
 
 /* ---- Networks ------------------------------------------------------------------------------------------------------------ */
@@ -140,7 +142,7 @@ static void check_shape(const Onnx__ValueInfoProto *v, const char *name, size_t 
     for (size_t i = 1; i < ndim; i++) assert_int_equal(t->shape->dim[i]->dim_value, dim[i]);
 }
 
-/* Initialiser NAME.weight holds exactly the codes of training, in ONNX's order, as int8 or float. */
+/* Initialiser NAME.weight holds exactly the codes of training, in ONNX's order, as int8, int4 or float. */
 static void check_codes(const bwi_graph *g, const Onnx__ModelProto *m, const char *name, Onnx__TensorProto__DataType type)
 {
     char weight[BWI_NAME + 8];
@@ -158,8 +160,12 @@ static void check_codes(const bwi_graph *g, const Onnx__ModelProto *m, const cha
     const size_t ic = (size_t)p->dim[1], map = p->ndim == 4 ? (size_t)(p->dim[2] * p->dim[3]) : 1;
     for (size_t i = 0; i < p->numel; i++) { /* in memory: OHWI */
         const float expected = code[i / (ic * map) * ic * map + i % map * ic + i / map % ic];
-        float real;
-        memcpy(&real, t->raw_data.data + (type == ONNX__TENSOR_PROTO__DATA_TYPE__INT8 ? 0 : 4 * i), 4);
+        float real = 0;
+        if (type == ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT) memcpy(&real, t->raw_data.data + 4 * i, 4);
+        if (type == BWI_ONNX_INT4) {
+            const int half = t->raw_data.data[i / 2] >> (i % 2 ? 4 : 0) & 15;
+            real = (float)(half < 8 ? half : half - 16);
+        }
         if (type == ONNX__TENSOR_PROTO__DATA_TYPE__INT8) real = (float)(int8_t)t->raw_data.data[i];
         assert_true(real == expected);
     }
@@ -168,17 +174,18 @@ static void check_codes(const bwi_graph *g, const Onnx__ModelProto *m, const cha
 
 static const char *const layers[] = {"conv1", "conv2", "conv3", "fc"};
 
-static void test_contents(void **state)
+/* INT4 where weights have few bits and the form may have it; then the operator set is newer. */
+static void check_contents(const char *form, bool four_bits)
 {
-    (void)state;
+    const Onnx__TensorProto__DataType inner = four_bits ? BWI_ONNX_INT4 : ONNX__TENSOR_PROTO__DATA_TYPE__INT8;
     bwi_graph *g = network(&w4a4, false);
     bwi_tensors lowered;
     CHECK(bwi_lower(&lowered, g, bwi_normalize_find("cifar"), err));
-    Onnx__ModelProto *m = exported(g, &lowered, "onnx");
-    assert_int_equal(m->ir_version, 7);
+    Onnx__ModelProto *m = exported(g, &lowered, form);
+    assert_int_equal(m->ir_version, four_bits ? 10 : 7);
     assert_int_equal(m->n_opset_import, 1);
     assert_string_equal(m->opset_import[0]->domain, "");
-    assert_int_equal(m->opset_import[0]->version, 13);
+    assert_int_equal(m->opset_import[0]->version, four_bits ? 21 : 13);
     check_shape(m->graph->input[0], "image", 4, (int64_t[]){0, 3, H, W});
     check_shape(m->graph->output[0], "logits", 2, (int64_t[]){0, CLASSES});
     static const struct {
@@ -204,7 +211,8 @@ static void test_contents(void **state)
         nodes += (size_t)ops[i].n;
     }
     assert_int_equal(m->graph->n_node, nodes);
-    for (size_t i = 0; i < 4; i++) check_codes(g, m, layers[i], ONNX__TENSOR_PROTO__DATA_TYPE__INT8);
+    for (size_t i = 0; i < 4; i++) /* the first and the last have 8 bits */
+        check_codes(g, m, layers[i], i % 3 ? inner : ONNX__TENSOR_PROTO__DATA_TYPE__INT8);
     assert_string_equal(metadata(m, "bitwright.mean"), "0.491400003 0.482199997 0.446500003");
     assert_string_equal(metadata(m, "bitwright.std"), "0.202299997 0.199399993 0.201000005");
     assert_string_equal(metadata(m, "bitwright.normalize"), "cifar");
@@ -219,6 +227,31 @@ static void test_contents(void **state)
     assert_true(fabs(weight / wq->k.scale - 1) < 1e-8 && fabs(activation / aq->k.scale - 1) < 1e-8);
     assert_non_null(strstr(scales, "conv1 w8 "));
     assert_non_null(strstr(scales, " a8z "));
+    onnx__model_proto__free_unpacked(m, NULL);
+    bwi_tensors_free(&lowered);
+    bwi_graph_destroy(&g);
+}
+
+static void test_contents(void **state)
+{
+    (void)state;
+    check_contents("onnx", true);
+    check_contents("onnx13", false);
+}
+
+/* Networks without few bits stay in the older operator set, so that every runtime takes them. */
+static void test_eight_bits(void **state)
+{
+    (void)state;
+    bwi_quant_spec spec = w4a4;
+    spec.weight_bits = 8;
+    bwi_graph *g = network(&spec, false);
+    bwi_tensors lowered;
+    CHECK(bwi_lower(&lowered, g, bwi_normalize_find("cifar"), err));
+    Onnx__ModelProto *m = exported(g, &lowered, "onnx");
+    assert_int_equal(m->opset_import[0]->version, 13);
+    assert_int_equal(m->ir_version, 7);
+    for (size_t i = 0; i < 4; i++) check_codes(g, m, layers[i], ONNX__TENSOR_PROTO__DATA_TYPE__INT8);
     onnx__model_proto__free_unpacked(m, NULL);
     bwi_tensors_free(&lowered);
     bwi_graph_destroy(&g);
@@ -336,7 +369,7 @@ static void test_logits(void **state)
         bwi_graph *g = network(&spec, specs[i].grouped);
         bwi_tensors lowered;
         CHECK(bwi_lower(&lowered, g, bwi_normalize_find("cifar"), err));
-        for (size_t f = 0; f < 2; f++) {
+        for (size_t f = 0; f < FORMS; f++) {
             Onnx__ModelProto *m = exported(g, &lowered, forms[f]);
             const double worst = difference(&lowered, m);
             const bool exact = !strcmp(specs[i].policy, "first-last-8") ||
@@ -361,7 +394,7 @@ static void test_same_bytes(void **state)
     bwi_tensors lowered;
     bwi_file first, second;
     CHECK(bwi_lower(&lowered, g, bwi_normalize_find("cifar"), err));
-    for (size_t f = 0; f < 2; f++) {
+    for (size_t f = 0; f < FORMS; f++) {
         CHECK(write_to(g, &lowered, forms[f], path, err));
         CHECK(bwi_file_open(&first, path, err));
         CHECK(write_to(g, &lowered, forms[f], path, err)); /* the old file lives on as long as it is open */
@@ -383,7 +416,7 @@ static void test_failures(void **state)
     bw_error error;
     CHECK(bwi_lower(&lowered, g, bwi_normalize_find("cifar"), err));
     unlink(path);
-    for (size_t f = 0; f < 2; f++) {
+    for (size_t f = 0; f < FORMS; f++) {
         bw_status st = BW_NOMEM;
         const int64_t live = bwi_alloc_live_blocks();
         int64_t n = 0;
@@ -425,8 +458,8 @@ static int remove_path(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_contents),   cmocka_unit_test(test_qonnx_contents), cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_contents), cmocka_unit_test(test_eight_bits), cmocka_unit_test(test_qonnx_contents),
+        cmocka_unit_test(test_logits),   cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_failures),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
 }

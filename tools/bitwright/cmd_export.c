@@ -13,8 +13,9 @@ static const option options[] = {
     {OPT_ARG, "MODEL", NULL, "model or checkpoint (safetensors) of this program", AT(model), 0, 0, NULL, NULL},
     {OPT_TEXT, "out", "FILE", "the file to write", AT(out), 0, 0, NULL, NULL},
     {OPT_TEXT, "to", "FORM",
-     "packed (default): for the engine; c: a C99 file and its header; c-integer: the same without floats; onnx: QuantizeLinear "
-     "and int8; qonnx: Quant at its bits",
+     "packed (default): for the engine; c: a C99 file and its header; c-integer: the same without floats; onnx: "
+     "QuantizeLinear, "
+     "weights in int8 and int4; onnx13: int8 alone, for older runtimes; qonnx: Quant at its bits",
      AT(to), 0, 0, NULL, NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
