@@ -379,6 +379,7 @@ static char *contents(const char *path, size_t *size)
     assert_int_equal(bwi_file_open(&f, path, NULL), BW_OK);
     char *copy = malloc(f.size + 1);
     memcpy(copy, f.data, f.size);
+    copy[f.size] = 0;
     *size = f.size;
     bwi_file_close(&f);
     return copy;
