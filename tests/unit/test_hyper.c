@@ -311,7 +311,7 @@ static void test_stages(void **state)
 
     bw_error error; /* not a network that could be deployed, but one that can be evaluated */
     bw_eval_result r;
-    assert_int_equal(bw_export(path, in_root("packed.safetensors"), "packed", &error), BW_UNSUPPORTED);
+    assert_int_equal(bw_export(path, in_root("packed.safetensors"), "packed", NULL, &error), BW_UNSUPPORTED);
     assert_non_null(strstr(error.msg, "search for bits"));
     CHECK(bw_eval(path, &(bw_eval_options){.threads = 1}, &r, err));
     assert_false(r.engine);
