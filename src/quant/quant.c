@@ -225,7 +225,24 @@ void bwi_qstats_of(const void *x, bwi_dtype dtype, size_t n, bwi_qstats *out)
                         .max = all.max,
                         .max_abs = fmax(-all.min, all.max)};
     if (!isfinite(all.sum_abs) || !isfinite(all.sum_sq) || !n) /* the extremes alone would not show a NaN */
-        *out = (bwi_qstats){count, NAN, NAN, NAN, NAN, NAN, NAN};
+        *out = (bwi_qstats){count, NAN, NAN, NAN, NAN, NAN, NAN, NAN};
+}
+
+/* mean |x| of the values above `bound`, in chunks whose number is fixed. */
+static double mean_above(const void *x, bwi_dtype dtype, size_t n, double bound)
+{
+    double part[BWI_CHUNKS], count[BWI_CHUNKS], sum = 0, all = 0;
+    BWI_PARALLEL_CHUNKS(i)
+    {
+        part[i] = count[i] = 0;
+        for (size_t k = bwi_chunk(n, BWI_QBLOCK, (size_t)i); k < bwi_chunk(n, BWI_QBLOCK, (size_t)i + 1); k++) {
+            const double v = fabs(dtype == BWI_DT_F64 ? ((const double *)x)[k] : (double)((const float *)x)[k]);
+            part[i] += v > bound ? v : 0;
+            count[i] += v > bound;
+        }
+    }
+    for (int i = 0; i < BWI_CHUNKS; i++) sum += part[i], all += count[i];
+    return all > 0 ? sum / all : 0;
 }
 
 /* ---- Whole tensors --------------------------------------------------------------------------------------------------------- */
@@ -233,7 +250,10 @@ bw_status bwi_quant_prepare(bwi_quant *q, const void *x, bwi_dtype dtype, size_t
 {
     const bool each_time = q->q->needs_stats && q->role == BWI_WEIGHT;
     bwi_qstats stats;
-    if (each_time || (!q->ready && q->q->init)) bwi_qstats_of(x, dtype, n, &stats);
+    if (each_time || (!q->ready && q->q->init)) {
+        bwi_qstats_of(x, dtype, n, &stats);
+        if (q->q->large > 0) stats.mean_large = mean_above(x, dtype, n, q->q->large * stats.mean_abs);
+    }
     if (!q->ready && q->q->init) {
         q->q->init(q, &stats);
         memcpy(q->theta0, q->theta, sizeof q->theta0);

@@ -37,7 +37,8 @@ bw_status bwi_fail_unknown(bw_error *err, const char *what, const char *word, co
 /* Statistics of a tensor that some quantizers need: at initialisation, or before every use (weights only). */
 typedef struct bwi_qstats {
     double n, mean, mean_abs, std /* unbiased, N-1 */, min, max,
-        max_abs; /* all but n NaN when a value or a sum is not finite */
+        max_abs;       /* all but n NaN when a value or a sum is not finite */
+    double mean_large; /* mean |x| of those above bwi_quantizer.large times mean_abs; 0 where that is 0 */
 } bwi_qstats;
 
 /* Constants of one quantized tensor, made by prepare from theta and statistics, read by the loops (which convert them to real). */
@@ -93,6 +94,9 @@ typedef struct bwi_quantizer {
     int n_params;                           /* of weights; activations lack the one at output_scale: bwi_quant_n_params */
     const char *param[BWI_QPARAMS];         /* names of learned parameters in checkpoints: "step" */
     bwi_option option[BWI_OPTIONS];         /* ends at key NULL */
+    int levels;                             /* of weights, where they are not 2^bits; 0: they are */
+    double weight_bound;                    /* the optimizer keeps weights in [-weight_bound, weight_bound]; 0: no */
+    double large;                           /* see bwi_qstats.mean_large */
     bool real_codes;                        /* `add` is not an integer, so codes are no bytes: layers multiply in float */
     bool needs_stats;                       /* statistics before every prepare, not only before init (weights only) */
     int output_scale; /* index of a parameter that init sets to mean|conv(x,w)| / mean|conv(xq,wq)| (weights), or -1 */

@@ -117,6 +117,24 @@ void bwi_params_step_part(const bwi_params *p, int slot, size_t from, size_t n, 
     if (t > 0) p->optimizer->step(&part, &p->group[part.group], bwi_params_lr(p, part.group, epoch, step), t);
 }
 
+/* Weights whose quantizer bounds them, back into the bound. */
+static void bound_weights(bwi_graph *g)
+{
+    for (int i = 0; i < g->n_nodes; i++) {
+        const bwi_quant *q = g->node[i].wq;
+        if (!q || !(q->q->weight_bound > 0)) continue;
+        const bwi_param *w = &g->param[g->node[i].param[0]];
+        const double most = q->q->weight_bound;
+        double *d = w->data;
+        float *f = w->data;
+        for (size_t k = 0; k < w->numel; k++)
+            if (w->dtype == BWI_DT_F64)
+                d[k] = fmin(fmax(d[k], -most), most);
+            else
+                f[k] = fminf(fmaxf(f[k], (float)-most), (float)most);
+    }
+}
+
 void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step)
 {
     bwi_quant *q;
@@ -125,6 +143,7 @@ void bwi_params_step(bwi_params *p, int64_t epoch, int64_t step)
         if (!p->deferred[i]) bwi_params_step_slot(p, i, epoch, step);
     for (int i = 0; bwi_graph_quant(p->graph, i, &q, &layer); i++)
         if (q->q->constrain && q->q->constrain(q)) q->constrained++;
+    bound_weights(p->graph);
     p->graph->version++;
 }
 

@@ -12,7 +12,7 @@ data: {limit: 400, holdout: 100}
 train: {epochs: 1, batch: 32, threads: 1}
 YAML
 expect 0 train tiny.yaml --out runs/tiny --quiet
-model=runs/tiny/checkpoint.safetensors
+model=runs/tiny/model.safetensors
 few="--calibrate 1 --calibrate-batch 32 --images 40"
 small="$few --method genetic:population=5,parents=3,mutations=2,crossovers=2,generations=2"
 

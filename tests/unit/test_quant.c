@@ -223,7 +223,7 @@ static void check_levels(fixture *f)
     static double x[M], codes[M], again[M], xq[M];
     static float xqf[M], codesf[M], againf[M];
     bool seen[512] = {false};
-    int levels = 0, max_levels = 1 << f->q.bits;
+    int levels = 0, max_levels = f->q.q->levels ? f->q.q->levels : 1 << f->q.bits;
     double low = f->q.k.mul * f->q.k.lo + f->q.k.add, high = f->q.k.mul * f->q.k.hi + f->q.k.add;
     for (int i = 0; i < M; i++) x[i] = (i - M / 2) / 1000.0;
     bwi_quant_codes(&f->q, x, BWI_DT_F64, M, BWI_DT_F64, codes);
@@ -546,6 +546,24 @@ static void test_values(void **state)
     expect_near(q.k.scale, 3.25 / 5);
     bwi_quant_backward(&q, x, BWI_DT_F64, g, q.k.scale, 5, gx);
     for (int i = 0; i < 5; i++) expect_near(gx[i], i == 0 ? 0 : 0.65);
+
+    q = make("twn", "ste", BWI_WEIGHT, 2, false); /* threshold .7 * .65; above it 1.5, .5 and 1 */
+    assert_int_equal(bwi_quant_prepare(&q, x, BWI_DT_F64, 5, &err), BW_OK);
+    expect_near(q.k.scale, 1);
+    bwi_quant_codes(&q, x, BWI_DT_F64, 5, BWI_DT_F64, codes);
+    const double ternary[] = {-1, -1, 0, 0, 1};
+    for (int i = 0; i < 5; i++) assert_true(codes[i] == ternary[i]);
+    bwi_quant_backward(&q, x, BWI_DT_F64, g, q.k.scale, 5, gx);
+    for (int i = 0; i < 5; i++) expect_near(gx[i], 1);
+
+    q = make("binaryconnect", "ste", BWI_WEIGHT, 1, false);
+    assert_int_equal(bwi_quant_prepare(&q, x, BWI_DT_F64, 5, &err), BW_OK);
+    expect_near(q.k.scale, 1);
+    q.theta[0] = 2;
+    assert_int_equal(bwi_quant_prepare(&q, x, BWI_DT_F64, 5, &err), BW_OK);
+    bwi_quant_backward(&q, x, BWI_DT_F64, g, q.k.scale, 5, gx);
+    for (int i = 0; i < 5; i++) expect_near(gx[i], 1); /* not times the scale */
+    expect_near(q.dtheta[0], 1);                       /* -1 - 1 + 1 + 1 + 1 */
 
     q = make("dorefa", "ste", BWI_WEIGHT, 2, false);
     assert_int_equal(bwi_quant_prepare(&q, x, BWI_DT_F64, 5, &err), BW_OK);

@@ -231,6 +231,34 @@ static void test_resume_learned(void **state)
     }
 }
 
+/* BinaryConnect: the optimizer keeps weights in [-1, 1], and a rate that would lead out of it is seen to. */
+static void test_bounded_weights(void **state)
+{
+    (void)state;
+    const char *const set[] = {"quant.weight=binaryconnect", "quant.weight_bits=1", "quant.activation=none", "optim.lr=1",
+                               "optim.quant_lr=0",           "optim.norm_lr=0.001"};
+    const bw_train_options o = {.out_dir = in_root("bounded")};
+    bw_train_result result;
+    bwi_model m;
+    bw_error err;
+    char path[450];
+    int at_bound = 0;
+    train_good(set, sizeof set / sizeof *set, &o, &result);
+    snprintf(path, sizeof path, "%s/model.safetensors", in_root("bounded"));
+    if (bwi_model_open(&m, path, &err)) fail_msg("%s", err.msg);
+    for (int i = 0; i < m.graph->n_nodes; i++) {
+        if (!m.graph->node[i].wq) continue;
+        const bwi_param *w = &m.graph->param[m.graph->node[i].param[0]];
+        for (size_t k = 0; k < w->numel; k++) {
+            const float v = ((const float *)w->data)[k];
+            assert_true(v >= -1 && v <= 1);
+            at_bound += v == 1 || v == -1;
+        }
+    }
+    assert_true(at_bound > 0);
+    bwi_model_close(&m);
+}
+
 /* A line that was torn, and one behind the checkpoint's epoch. */
 static void test_torn_log(void **state)
 {
@@ -676,6 +704,7 @@ int main(void)
         cmocka_unit_test(test_uninterrupted),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_resume_learned),
+        cmocka_unit_test(test_bounded_weights),
         cmocka_unit_test(test_torn_log),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_recipe_mismatch),

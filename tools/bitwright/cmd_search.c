@@ -16,7 +16,7 @@ typedef struct search_options {
 #define AT(f) offsetof(search_options, f)
 static const option options[] = {
     {OPT_ARG, "MODEL", NULL,
-     "what is searched: the checkpoint of a MetaQuantNet (hypernet.hidden), or any model, whose weights are then quantized as "
+     "what is searched: the model of a MetaQuantNet (hypernet.hidden), or any model, whose weights are then quantized as "
      "they "
      "are",
      AT(model), 0, 0, NULL, NULL},
@@ -57,7 +57,7 @@ const command command_search = {
     .text = "The recipe in the folder trains the network at these bits. Ctrl-C stops; --resume goes on and ends in the same "
             "result.\n"
             "Progress goes to stderr, the result to stdout.",
-    .example = "bitwright search runs/hybrid/checkpoint.safetensors --budget size=16x --out runs/hybrid-16x\n"
+    .example = "bitwright search runs/hybrid/model.safetensors --budget size=16x --out runs/hybrid-16x\n"
                "bitwright train runs/hybrid-16x/recipe.yaml\n"
                "bitwright train runs/hybrid-16x/recipe.yaml --set hypernet.hidden=0 --set quant.weight=lsq --out runs/lsq-16x",
     .options = options,
