@@ -247,7 +247,7 @@ typedef struct bw_search_options {
     const char *method; /* way of searching with its options, "genetic:population=50"; NULL: genetic; bw_list: BW_KIND_SEARCH */
     int lo, hi;         /* bits that a layer may get; 0: the range that the model was trained for */
     const char *data;   /* as in bw_eval_options */
-    int calibrate;      /* batches of training images for the batch norms' statistics, before each evaluation; 0: 20 */
+    int calibrate;      /* batches of training images for the batch norms' statistics, before each evaluation; 0: 10 */
     int calibrate_batch; /* images in each; 0: 256 */
     int images;          /* validation images; 0: all that data.holdout kept apart, or a tenth of the training images */
     int seed;            /* of the search's draws */

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EVAL_BATCH 250
+#define EVAL_BATCH 32 /* its activations stay in cache */
 /* The Hessian's trace, tensor by tensor: draws of signs on each of a few batches of training images. */
 #define TRACE_BATCH   32
 #define TRACE_BATCHES 8

@@ -280,7 +280,7 @@ static bw_status finish(searching *s, const char *method, bw_search_result *resu
 bw_status bw_search(const char *model, const bw_search_options *options, bw_search_result *result, bw_error *err)
 {
     const bwi_candidates_options c = {.data = options->data,
-                                      .calibrate_batches = options->calibrate ? options->calibrate : 20,
+                                      .calibrate_batches = options->calibrate ? options->calibrate : 10,
                                       .calibrate_batch = options->calibrate_batch ? options->calibrate_batch : 256,
                                       .limit = options->images,
                                       .threads = options->threads};

@@ -31,7 +31,7 @@ static const option options[] = {
      NULL},
     {OPT_TEXT, "data", "SPEC", "data set: shapes, cifar10:DIR, cifar100:DIR; what the model was trained on by default",
      AT(data), 0, 0, NULL, NULL},
-    {OPT_INT, "calibrate", "N", "batches of training images for the batch norms, before each evaluation; 20 by default",
+    {OPT_INT, "calibrate", "N", "batches of training images for the batch norms, before each evaluation; 10 by default",
      AT(calibrate), 1, 1000000, NULL, NULL},
     {OPT_INT, "calibrate-batch", "N", "images in each; 256 by default", AT(calibrate_batch), 1, 65536, NULL, NULL},
     {OPT_INT, "images", "N",
