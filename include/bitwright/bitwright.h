@@ -100,6 +100,7 @@ typedef struct bw_eval_options {
     int batch;             /* 0: 250 */
     int threads;           /* 0: all cores */
     bool train_split;      /* evaluate the training images instead, without augmentation */
+    const char *plan;      /* on the engine: as in bw_packed_info */
 } bw_eval_options;
 typedef struct bw_eval_result {
     double top1, top5, loss; /* percent, percent, nats */

@@ -48,6 +48,9 @@ expect 0 eval tiny.packed --data shapes --threads 1 --json
 sed 's/,"images_per_s[^,]*//' first >a
 sed 's/,"images_per_s[^,]*//' out >b
 cmp -s a b || fail "the packed file gives another result"
+expect 0 eval tiny.packed --data shapes --threads 1 --plan measured --json
+sed 's/,"images_per_s[^,]*//' out >b
+cmp -s a b || fail "eval: the measured plan gives another result"
 expect 0 run tiny.packed --data shapes --limit 20
 mv out a
 expect 0 run tiny.packed --data shapes --limit 20 --plan measured

@@ -4,7 +4,7 @@
 
 typedef struct eval_options {
     common common;
-    const char *model, *data, *normalize, *precision;
+    const char *model, *data, *normalize, *precision, *plan;
     int64_t batch, threads;
     bool train_split, json;
 } eval_options;
@@ -19,6 +19,8 @@ static const option options[] = {
     {OPT_CHOICE, "precision", NULL,
      "the training graph in f32, or fast: integer convolutions; without it, quantized models run on the engine", AT(precision),
      0, 0, "f32|fast", NULL},
+    {OPT_CHOICE, "plan", NULL, "how the engine chooses kernels: by the table, or by timing them first", AT(plan), 0, 0,
+     "table|measured", NULL},
     {OPT_INT, "batch", "N", "images at a time; 250 by default", AT(batch), 1, 65536, NULL, NULL},
     {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
     {OPT_FLAG, "train-split", NULL, "the training images, without augmentation, instead of the test images", AT(train_split), 0,
@@ -48,7 +50,8 @@ static int run(void *options_)
                          .precision = o->precision,
                          .batch = (int)o->batch,
                          .threads = (int)o->threads,
-                         .train_split = o->train_split};
+                         .train_split = o->train_split,
+                         .plan = o->plan};
     if (bw_eval(o->model, &e, &r, &err) != BW_OK) return report_failure("eval", &err);
     if (o->json)
         return print_json(json_pack("{s:f, s:f, s:f, s:f, s:I, s:b}", "top1", r.top1, "top5", r.top5, "loss", r.loss,
