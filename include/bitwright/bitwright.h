@@ -54,8 +54,8 @@ bool bw_recipe_key(size_t i, const char **key, const char **type, const char **d
 
 /* ---- Training ---------------------------------------------------------------------------------------------------------- */
 typedef enum bw_event_kind {
-    BW_EVENT_NOTE,  /* text only: something was resolved, skipped or found out */
-    BW_EVENT_STEP,  /* some steps were done (at most about 5 a second) */
+    BW_EVENT_NOTE, /* text only: something was resolved, skipped or found out */
+    BW_EVENT_STEP, /* some steps were done (at most about 5 a second); text, if there is any, says what is being done besides steps */
     BW_EVENT_EPOCH, /* an epoch ended; text is one JSON object: the line of the log */
 } bw_event_kind;
 

@@ -8,6 +8,7 @@
 #include "quant/hessian.h"
 #include "train/describe.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Rule BWI_HESSIAN_BY_ERROR: the standard error of delta, relative or absolute, that is good enough. */
@@ -205,7 +206,7 @@ fail:
 /* One batch: its gradients, then its share of every tensor that wants it. */
 static bw_status run_batch(update *u, int number, bw_error *err)
 {
-    const bwi_run *run = u->run;
+    bwi_run *run = u->run;
     bwi_batch batch;
     double loss;
     int top1, top5;
@@ -221,6 +222,9 @@ static bw_status run_batch(update *u, int number, bw_error *err)
     BWI_TRY(bwi_exec_backward(u->exec, err));
     for (int i = 0; i < u->n; i++) {
         const size_t size = bwi_exec_tensor_size(u->exec, u->tensor[i].index);
+        char doing[80];
+        snprintf(doing, sizeof doing, "Hessian: batch %d/%d, tensor %d/%d", number + 1, u->batches, i + 1, u->n);
+        if (bwi_run_poll(u->run, doing)) return BW_INTERRUPTED;
         if (number >= option(&u->tensor[i], BWI_HESSIAN_BATCHES)) continue;
         if (size > u->size) {
             bwi_free(u->direction);

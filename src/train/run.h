@@ -42,6 +42,10 @@ typedef struct bwi_run {
     bool stop; /* a callback asked for it */
 } bwi_run;
 
+/* ---- train.c ------------------------------------------------------------------------------------------------------------- */
+/* For long work between steps: tells the caller what is being done, at most five times a second. True: somebody asked to stop. */
+bool bwi_run_poll(bwi_run *run, const char *doing);
+
 /* ---- checkpoint.c -------------------------------------------------------------------------------------------------------- */
 /* Replaces the checkpoint by the present state and sets run->saved. BW_NUMERIC, and the old file stays, when a parameter is out of range. */
 BW_MUST_USE bw_status bwi_checkpoint_save(bwi_run *run, bw_error *err);

@@ -74,6 +74,15 @@ static void report_step(bwi_run *run, int n)
     emit(run, BW_EVENT_STEP, "");
 }
 
+bool bwi_run_poll(bwi_run *run, const char *doing)
+{
+    if (bwi_now() - run->meter.last >= 0.2) {
+        run->meter.last = bwi_now();
+        emit(run, BW_EVENT_STEP, doing);
+    }
+    return run->stop;
+}
+
 /* ---- Getting ready ------------------------------------------------------------------------------------------------------- */
 
 static bw_status set_paths(bwi_run *run, bw_error *err)
@@ -351,6 +360,8 @@ static bw_status begin_epoch(bwi_run *run, bw_error *err)
 {
     char *text = NULL;
     bw_status st = run->at.step ? BW_OK : bwi_hessian_update(run, &text, err);
+    if (st == BW_INTERRUPTED)
+        return save_or_stop(run, err); /* the checkpoint stands before the update: resuming does it again */
     return text ? note(run, text, err) : st;
 }
 

@@ -60,12 +60,18 @@ static bw_recipe *recipe(const char *weight_gradient, const char *activation_gra
 }
 
 typedef struct notes {
-    int updates;
+    int updates, stopped;
+    bool stop; /* in the middle of the next update */
     char last[256];
 } notes;
 static bool listen(void *user, const bw_event *event)
 {
     notes *n = user;
+    if (n->stop && event->kind == BW_EVENT_STEP && !strncmp(event->text, "Hessian: batch", 14)) {
+        n->stop = false;
+        n->stopped++;
+        return true;
+    }
     if (event->kind != BW_EVENT_NOTE || strncmp(event->text, "Hessian update", 14)) return false;
     n->updates++;
     snprintf(n->last, sizeof n->last, "%s", event->text);
@@ -169,6 +175,22 @@ static void resumes_to_the_same_bytes(void **state)
     assert_same_file("whole", "steps", "best.safetensors");
 }
 
+/* Somebody who asks to stop during an update need not wait for its end; the update is done again by the run that goes on. */
+static void stops_in_an_update(void **state)
+{
+    (void)state;
+    static const char method[] = "ewgs-hessian:period=1,batches=2,draws=120,rule=1"; /* long enough to be reported */
+    notes heard = {0};
+    bw_error err;
+    if (train(method, method, "long", 0, &heard, &err)) fail_msg("%s", err.msg);
+    heard.stop = true;
+    assert_int_equal(train(method, method, "long-stopped", -1, &heard, &err), BW_INTERRUPTED);
+    assert_int_equal(heard.stopped, 1);
+    assert_non_null(strstr(err.msg, "epoch 2 after step 0"));
+    if (train(method, method, "long-stopped", -1, &heard, &err)) fail_msg("%s", err.msg);
+    assert_same_file("long", "long-stopped", "checkpoint.safetensors");
+}
+
 /* Until an update is due the run is that of STE; and one in which updates find delta = 0 for all, since no tensor asks, does not draw. */
 static void disturbs_nothing(void **state)
 {
@@ -196,7 +218,8 @@ static void disturbs_nothing(void **state)
 static void open_run(bwi_run *run, bw_recipe *r)
 {
     bw_error err;
-    *run = (bwi_run){.recipe = r, .at = {.epoch = 1}};
+    static const bw_train_options silent;
+    *run = (bwi_run){.recipe = r, .options = &silent, .at = {.epoch = 1}};
     if (bwi_dataset_open(&run->data, r->data.source, &err)) fail_msg("%s", err.msg);
     if (bwi_recipe_graph(&run->graph, r, run->data->classes, &err)) fail_msg("%s", err.msg);
     char *report = NULL;
@@ -337,6 +360,7 @@ int main(void)
         cmocka_unit_test(fits_first),
         cmocka_unit_test(updates_set_delta),
         cmocka_unit_test(resumes_to_the_same_bytes),
+        cmocka_unit_test(stops_in_an_update),
         cmocka_unit_test(disturbs_nothing),
         cmocka_unit_test(rules_agree),
         cmocka_unit_test(options_matter),

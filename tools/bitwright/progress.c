@@ -50,6 +50,10 @@ static void step_line(const bw_event *e, char *buf, size_t size)
 {
     char left[40] = "?";
     if (e->seconds_left >= 0) duration_text(e->seconds_left, left, sizeof left);
+    if (*e->text) {
+        snprintf(buf, size, "epoch %lld/%lld  %s  %s left", (long long)e->epoch, (long long)e->epochs, e->text, left);
+        return;
+    }
     snprintf(buf, size, "epoch %lld/%lld  step %lld/%lld  loss %.4f  accuracy %.2f %%  %.0f images/s  %s left",
              (long long)e->epoch, (long long)e->epochs, (long long)e->step, (long long)e->steps, e->train_loss, e->train_top1,
              e->images_per_s, left);
