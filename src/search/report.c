@@ -241,7 +241,7 @@ static bw_status add_search(report *r, const char *folder, const char *path, bw_
         return bwi_fail(err, BW_FORMAT, "%s: it is not the result of a search; search again with resume", path);
     }
     if (json_object_set_new(search, "folder", json_string(folder)) ||
-        json_object_set_new(search, "label", json_string(text_of(search, "budget"))) ||
+        json_object_set_new(search, "label", json_sprintf("%s, %s", text_of(search, "budget"), text_of(search, "method"))) ||
         json_array_append_new(r->searches, search))
         return no_memory(err);
     BWI_TRY(add_point(r, folder, network, "search", "validation", number_of(search, "weight_bytes"),
