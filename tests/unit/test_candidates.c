@@ -31,7 +31,7 @@ static const char *train(const char *name, const char *const *set, size_t n)
     const bw_train_options o = {.out_dir = in_root(name), .overwrite = true};
     bw_train_result result;
     bw_recipe *r;
-    memcpy(all + 7, set, n * sizeof *set);
+    if (n) memcpy(all + 7, set, n * sizeof *set);
     CHECK(bw_recipe_load(&r, NULL, all, 7 + n, err));
     CHECK(bw_train(r, &o, &result, err));
     bw_recipe_destroy(&r);

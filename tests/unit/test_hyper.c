@@ -285,7 +285,7 @@ static void train(const char *const *set, size_t n, const char *folder, const ch
     const char *all[20];
     char start[450];
     bw_recipe *r;
-    memcpy(all, set, n * sizeof *set);
+    if (n) memcpy(all, set, n * sizeof *set);
     snprintf(start, sizeof start, "init=%s", init);
     all[n] = start;
     CHECK(bw_recipe_load(&r, NULL, all, n + (init != NULL), err));
