@@ -1,12 +1,9 @@
 #include "base/par.h"
 #include <omp.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
-
-static atomic_int threads; /* 0: not set yet */
 
 static int cores(void)
 {
@@ -18,15 +15,12 @@ static int cores(void)
 
 void bwi_threads_set(int n)
 {
-    if (n <= 0) n = cores();
-    atomic_store(&threads, n);
-    omp_set_num_threads(n);
+    omp_set_num_threads(n > 0 ? n : cores());
 }
 
 int bwi_threads(void)
 {
-    int n = atomic_load(&threads);
-    return n ? n : omp_get_max_threads();
+    return omp_get_max_threads();
 }
 
 double bwi_now(void)

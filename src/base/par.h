@@ -10,7 +10,8 @@ static inline size_t bwi_chunk(size_t n, size_t grain, size_t i)
     size_t blocks = (n + grain - 1) / grain, at = blocks * i / BWI_CHUNKS * grain;
     return at < n ? at : n;
 }
-void bwi_threads_set(int n); /* 0: all cores of this process's affinity mask */
+/* For the calling thread's parallel loops; within one, for those nested in it, until it ends. 0: all cores of the process's affinity mask. */
+void bwi_threads_set(int n);
 int bwi_threads(void);
 int bwi_thread(void); /* number of the calling thread in a parallel loop, from 0 */
 #define BWI_PRAGMA(x) _Pragma(#x)

@@ -123,7 +123,7 @@ static void copy_network(bwi_graph *to, const bwi_graph *from)
     to->version++;
 }
 
-/* Called on the thread that will use it, so that everything is planned for one thread. */
+/* Everything is planned for one thread: see on_workers. */
 static bw_status worker_open(bwi_candidates *c, worker *w, bw_error *err)
 {
     const bwi_exec_options calibrate = {.batch = c->calibrate_batch,
@@ -147,16 +147,20 @@ static bw_status on_workers(bwi_candidates *c, int n,
 {
     int failed = n;
     bw_status st = BW_OK;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(c->n_workers)
-    for (int i = 0; i < n; i++) {
-        bw_error own = {0};
-        const bw_status mine = fn(c, &c->worker[bwi_thread()], i, arg, &own);
-        if (!mine) continue;
+#pragma omp parallel num_threads(c->n_workers)
+    {
+        bwi_threads_set(1); /* a primitive planned for more threads than it gets waits for them for ever */
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < n; i++) {
+            bw_error own = {0};
+            const bw_status mine = fn(c, &c->worker[bwi_thread()], i, arg, &own);
+            if (!mine) continue;
 #pragma omp critical(bwi_candidates_error)
-        if (i < failed) {
-            failed = i;
-            st = mine;
-            if (err) *err = own;
+            if (i < failed) {
+                failed = i;
+                st = mine;
+                if (err) *err = own;
+            }
         }
     }
     return st;
@@ -364,46 +368,67 @@ static int tensor_of(const bwi_graph *g, const bwi_quant *wanted)
     return -1;
 }
 
-/* Mean curvature of the loss along a weight of every layer: trace / n, from products v'Hv in units of the grid, where the weight moves by
- * scale * mul / unit. Of a network that is not at a minimum a trace may lie below 0; its size counts. */
-static bw_status curvatures(const bwi_candidates *c, bwi_graph *g, double *curvature, bw_error *err)
+static size_t largest_layer(const bwi_candidates *c)
 {
-    const int batch = c->calibrate.n < TRACE_BATCH ? c->calibrate.n : TRACE_BATCH;
-    const bwi_exec_options o = {.batch = batch, .train = true, .second_order = true};
-    bwi_exec *e = NULL;
-    float *v = NULL;
     size_t most = 0;
-    bw_status st;
-    BWI_TRY(bwi_exec_create(&e, g, &o, NULL, err));
     for (int i = 0; i < c->n; i++) {
+        const bwi_graph *g = c->worker[0].g;
         const size_t n = g->param[g->node[c->node[i]].param[0]].numel;
         most = n > most ? n : most;
     }
-    if (!(v = bwi_calloc(most, sizeof *v))) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the Hessian"));
-    for (int k = 0; k < TRACE_BATCHES && (k + 1) * batch <= c->calibrate.n; k++) {
-        double loss;
-        int top1, top5;
-        BWI_TRY(forward(e, c, &c->calibrate, k * batch, batch, true, err));
-        BWI_TRY(bwi_exec_loss(e, c->calibrate.labels + (size_t)k * (size_t)batch, &loss, &top1, &top5, err));
-        BWI_TRY(bwi_exec_backward(e, err));
-        for (int i = 0; i < c->n; i++) {
-            const bwi_node *layer = &g->node[c->node[i]];
-            const bwi_qk *q = &layer->wq->k;
-            const size_t n = g->param[layer->param[0]].numel;
-            const double step = q->scale * q->mul / q->unit;
-            for (int d = 0; d < TRACE_DRAWS; d++) {
-                bwi_rng r = bwi_rng_make(0, BWI_RNG_HESSIAN, (uint64_t)i, (uint64_t)(k * TRACE_DRAWS + d));
-                double vhv;
-                for (size_t j = 0; j < n; j++) v[j] = bwi_rng_u64(&r) & 1 ? 1.0f : -1.0f;
-                BWI_TRY(bwi_exec_hvp(e, tensor_of(g, layer->wq), v, NULL, &vhv, err));
-                curvature[i] += vhv / (step * step * (double)n * TRACE_DRAWS * TRACE_BATCHES);
-            }
+    return most;
+}
+
+/* Mean curvature of the loss along a weight of every layer: trace / n, from products v'Hv in units of the grid, where the weight moves by
+ * scale * mul / unit. Batch k's share; part [TRACE_BATCHES][BWI_SEARCH_LAYERS]. */
+static bw_status trace_batch(bwi_candidates *c, worker *w, int k, void *part, bw_error *err)
+{
+    double *curvature = (double *)part + (size_t)k * BWI_SEARCH_LAYERS, loss;
+    const int batch = c->calibrate.n < TRACE_BATCH ? c->calibrate.n : TRACE_BATCH;
+    const bwi_exec_options o = {.batch = batch, .train = true, .second_order = true};
+    bwi_graph *g = w->g;
+    bwi_exec *e = NULL;
+    float *v = NULL;
+    uint8_t most[BWI_SEARCH_LAYERS];
+    int top1, top5;
+    bw_status st = BW_OK;
+    if ((k + 1) * batch > c->calibrate.n) return BW_OK;
+    memset(most, c->hi, sizeof most);
+    set_bits(c, w, most);
+    BWI_TRY(bwi_exec_create(&e, g, &o, NULL, err));
+    if (!(v = bwi_calloc(largest_layer(c), sizeof *v))) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the Hessian"));
+    BWI_TRY(forward(e, c, &c->calibrate, k * batch, batch, true, err));
+    BWI_TRY(bwi_exec_loss(e, c->calibrate.labels + (size_t)k * (size_t)batch, &loss, &top1, &top5, err));
+    BWI_TRY(bwi_exec_backward(e, err));
+    for (int i = 0; i < c->n; i++) {
+        const bwi_node *layer = &g->node[c->node[i]];
+        const bwi_qk *q = &layer->wq->k;
+        const size_t n = g->param[layer->param[0]].numel;
+        const double step = q->scale * q->mul / q->unit;
+        for (int d = 0; d < TRACE_DRAWS; d++) {
+            bwi_rng r = bwi_rng_make(0, BWI_RNG_HESSIAN, (uint64_t)i, (uint64_t)(k * TRACE_DRAWS + d));
+            double vhv;
+            for (size_t j = 0; j < n; j++) v[j] = bwi_rng_u64(&r) & 1 ? 1.0f : -1.0f;
+            BWI_TRY(bwi_exec_hvp(e, tensor_of(g, layer->wq), v, NULL, &vhv, err));
+            curvature[i] += vhv / (step * step * (double)n * TRACE_DRAWS * TRACE_BATCHES);
         }
     }
-    for (int i = 0; i < c->n; i++) curvature[i] = fabs(curvature[i]);
 fail:
     bwi_free(v);
     bwi_exec_destroy(&e);
+    return st;
+}
+
+/* Batches side by side, added in their order. Of a network that is not at a minimum a trace may lie below 0; its size counts. */
+static bw_status curvatures(bwi_candidates *c, double *curvature, bw_error *err)
+{
+    double *part = bwi_calloc((size_t)TRACE_BATCHES * BWI_SEARCH_LAYERS, sizeof *part);
+    if (!part) return bwi_fail(err, BW_NOMEM, "no memory for the Hessian");
+    const bw_status st = on_workers(c, TRACE_BATCHES, trace_batch, part, err);
+    for (int k = 0; k < TRACE_BATCHES; k++)
+        for (int i = 0; i < c->n; i++) curvature[i] += part[(size_t)k * BWI_SEARCH_LAYERS + (size_t)i];
+    for (int i = 0; i < c->n; i++) curvature[i] = fabs(curvature[i]);
+    bwi_free(part);
     return st;
 }
 
@@ -428,19 +453,15 @@ bw_status bwi_candidates_sensitivity(void *candidates, double (*loss)[BWI_SEARCH
     worker *w = &c->worker[0];
     uint8_t most[BWI_SEARCH_LAYERS];
     double curvature[BWI_SEARCH_LAYERS] = {0};
+    const size_t size = largest_layer(c);
     float *best = NULL, *values = NULL;
-    size_t size = 0;
     bw_status st;
-    for (int i = 0; i < c->n; i++) {
-        const bwi_node *layer = &w->g->node[c->node[i]];
-        most[i] = (uint8_t)c->hi;
-        size = w->g->param[layer->param[0]].numel > size ? w->g->param[layer->param[0]].numel : size;
-    }
+    memset(most, c->hi, sizeof most);
     best = bwi_calloc(size, sizeof *best);
     values = bwi_calloc(size, sizeof *values);
     if (!best || !values) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the sensitivities"));
+    BWI_TRY(curvatures(c, curvature, err));
     set_bits(c, w, most);
-    BWI_TRY(curvatures(c, w->g, curvature, err));
     for (int i = 0; i < c->n; i++) {
         const bwi_node *layer = &w->g->node[c->node[i]];
         const bwi_param *weight = &w->g->param[layer->param[0]];

@@ -4,6 +4,7 @@
 #ifndef BWI_CANDIDATES_H
 #define BWI_CANDIDATES_H
 #include "nn/nn.h"
+#include "search/search.h"
 #include "train/model.h"
 
 typedef struct bwi_candidates_options {
@@ -35,5 +36,5 @@ const bwi_model *bwi_candidates_model(const bwi_candidates *c);
 int bwi_candidates_images(const bwi_candidates *c, bool *seen);
 /* bwi_problem.evaluate and .sensitivity; context: the bwi_candidates. */
 BW_MUST_USE bw_status bwi_candidates_evaluate(void *c, const uint8_t *bits, int count, double *error, bw_error *err);
-BW_MUST_USE bw_status bwi_candidates_sensitivity(void *c, double (*loss)[9], bw_error *err);
+BW_MUST_USE bw_status bwi_candidates_sensitivity(void *c, double (*loss)[BWI_SEARCH_BITS + 1], bw_error *err);
 #endif

@@ -42,7 +42,7 @@ static bw_status lower_at(bwi_tensors *lowered, const bwi_costing *c, int bits, 
     bw_status st;
     memset(all, bits, sizeof all);
     BWI_TRY(bwi_recipe_copy(&r, c->recipe, err));
-    if (bwi_key_find("hypernet.hidden")) BWI_TRY(bwi_recipe_override(r, "hypernet.hidden=0", err));
+    BWI_TRY(bwi_recipe_override(r, "hypernet.hidden=0", err));
     BWI_TRY(bwi_recipe_set_bits(r, c->layer, all, c->n, err));
     BWI_TRY(bwi_recipe_graph(&g, r, 0, err));
     BWI_TRY(initialise(g, err));

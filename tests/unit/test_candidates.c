@@ -173,6 +173,11 @@ static void test_float_model(void **state)
     }
     assert_int_equal(positive, LAYERS);
     bwi_candidates_close(&c);
+    double again[LAYERS][BWI_SEARCH_BITS + 1] = {{0}}; /* with one thread: the same bits */
+    c = open_candidates(model, 1);
+    CHECK(bwi_candidates_sensitivity(c, again, err));
+    assert_memory_equal(loss, again, sizeof loss);
+    bwi_candidates_close(&c);
 }
 
 static void test_hypernetwork(void **state)
