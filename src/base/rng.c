@@ -2,6 +2,7 @@
  * advise. Everything here gives the same bits on every machine: integers, IEEE basic operations and square roots only. */
 #include "base/rng.h"
 #include <math.h>
+#include <string.h>
 
 static uint64_t mix(uint64_t z)
 {
@@ -91,9 +92,15 @@ void bwi_rng_shuffle(bwi_rng *r, uint32_t *v, size_t n)
     }
 }
 
+uint64_t bwi_hash(const void *data, size_t n)
+{
+    const uint8_t *p = data;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
 uint64_t bwi_hash_str(const char *s)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-    while (*s) h = (h ^ (uint8_t)*s++) * 0x100000001b3u;
-    return h;
+    return bwi_hash(s, strlen(s));
 }

@@ -27,5 +27,6 @@ uint32_t bwi_rng_below(bwi_rng *r, uint32_t n); /* uniform in [0, n), n > 0, unb
 double bwi_rng_uniform(bwi_rng *r);             /* [0, 1), 53 bits */
 double bwi_rng_normal(bwi_rng *r);              /* mean 0, sd 1 */
 void bwi_rng_shuffle(bwi_rng *r, uint32_t *v, size_t n);
-uint64_t bwi_hash_str(const char *s); /* FNV-1a, for keys made of names */
+uint64_t bwi_hash(const void *data, size_t n); /* FNV-1a */
+uint64_t bwi_hash_str(const char *s);          /* the same of a name */
 #endif

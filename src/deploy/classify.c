@@ -47,7 +47,7 @@ static bw_status open_trained(classifier *c, const char *path, const bw_run_opti
     if (!bwi_graph_quant(c->m.graph, 0, &q, &layer)) return open_graph(c, err);
     st = bwi_lower(&lowered, c->m.graph, bwi_normalize_find(c->m.normalize), err);
     if (st == BW_UNSUPPORTED) return open_graph(c, err); /* what cannot be packed can still be run */
-    if (!st) st = bwi_engine_from_plan(&c->engine, &lowered, o->threads, o->plan, err);
+    if (!st) st = bwi_engine_from(&c->engine, &lowered, o->threads, o->plan, err);
     bwi_tensors_free(&lowered);
     return st ? bwi_fail_in(err, st, "%s", path) : BW_OK;
 }
@@ -55,7 +55,7 @@ static bw_status open_trained(classifier *c, const char *path, const bw_run_opti
 static bw_status open_network(classifier *c, const char *path, const bw_run_options *o, bw_error *err)
 {
     const bool packed = bwi_is_packed(path);
-    bw_status st = packed ? bwi_engine_open_plan(&c->engine, path, o->threads, o->plan, err) : open_trained(c, path, o, err);
+    bw_status st = packed ? bwi_engine_open(&c->engine, path, o->threads, o->plan, err) : open_trained(c, path, o, err);
     if (st) return st;
     if (c->engine.net) {
         const bw_net_info *i = &c->engine.info;

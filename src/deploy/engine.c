@@ -35,7 +35,7 @@ fail:
     return st;
 }
 
-bw_status bwi_engine_open_plan(bwi_engine *e, const char *path, int threads, const char *plan, bw_error *err)
+bw_status bwi_engine_open(bwi_engine *e, const char *path, int threads, const char *plan, bw_error *err)
 {
     *e = (bwi_engine){0};
     bw_status st = bwi_file_open(&e->file, path, err);
@@ -47,7 +47,7 @@ bw_status bwi_engine_open_plan(bwi_engine *e, const char *path, int threads, con
     return st;
 }
 
-bw_status bwi_engine_from_plan(bwi_engine *e, const bwi_tensors *lowered, int threads, const char *plan, bw_error *err)
+bw_status bwi_engine_from(bwi_engine *e, const bwi_tensors *lowered, int threads, const char *plan, bw_error *err)
 {
     size_t size;
     *e = (bwi_engine){0};
@@ -55,16 +55,6 @@ bw_status bwi_engine_from_plan(bwi_engine *e, const bwi_tensors *lowered, int th
     if (!st) st = start(e, e->image, size, threads, plan, err);
     if (st) bwi_engine_close(e);
     return st;
-}
-
-bw_status bwi_engine_open(bwi_engine *e, const char *path, int threads, bw_error *err)
-{
-    return bwi_engine_open_plan(e, path, threads, NULL, err);
-}
-
-bw_status bwi_engine_from(bwi_engine *e, const bwi_tensors *lowered, int threads, bw_error *err)
-{
-    return bwi_engine_from_plan(e, lowered, threads, NULL, err);
 }
 
 void bwi_engine_close(bwi_engine *e)

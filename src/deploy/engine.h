@@ -17,12 +17,8 @@ typedef struct bwi_engine {
 
 /* Whether a file is a packed one. */
 bool bwi_is_packed(const char *path);
-/* From a packed file, or from what bwi_lower made; threads 0: all cores. */
-BW_MUST_USE bw_status bwi_engine_open(bwi_engine *e, const char *path, int threads, bw_error *err);
-BW_MUST_USE bw_status bwi_engine_from(bwi_engine *e, const bwi_tensors *lowered, int threads, bw_error *err);
-/* The same; plan: "table" (NULL), as above, or "measured". */
-BW_MUST_USE bw_status bwi_engine_open_plan(bwi_engine *e, const char *path, int threads, const char *plan, bw_error *err);
-BW_MUST_USE bw_status bwi_engine_from_plan(bwi_engine *e, const bwi_tensors *lowered, int threads, const char *plan,
-                                           bw_error *err);
+/* From a packed file, or from what bwi_lower made. threads 0: all cores; plan: "table" (NULL) or "measured". */
+BW_MUST_USE bw_status bwi_engine_open(bwi_engine *e, const char *path, int threads, const char *plan, bw_error *err);
+BW_MUST_USE bw_status bwi_engine_from(bwi_engine *e, const bwi_tensors *lowered, int threads, const char *plan, bw_error *err);
 void bwi_engine_close(bwi_engine *e); /* accepts a zeroed struct */
 #endif

@@ -84,7 +84,7 @@ static bw_status eval_packed(const char *path, const bw_eval_options *o, bw_eval
         return bwi_fail(err, BW_ARG, "%s: a packed file does not say what data it was trained on: name a data set", path);
     if (o->normalize) return bwi_fail(err, BW_ARG, "%s: a packed file brings its own normalisation", path);
     if (o->precision) return bwi_fail(err, BW_ARG, "%s: a packed file has no training graph, so it has no precision", path);
-    bw_status st = bwi_engine_open_plan(&e, path, o->threads, o->plan, err);
+    bw_status st = bwi_engine_open(&e, path, o->threads, o->plan, err);
     if (!st) st = on_engine(&e, o->data, o->train_split ? BWI_TRAIN : BWI_TEST, r, err);
     bwi_engine_close(&e);
     return st;
@@ -106,7 +106,7 @@ static bw_status on_graph(const bwi_model *m, const char *source, const bwi_norm
     bwi_dataset *data = NULL;
     bwi_loader *loader = NULL;
     bwi_exec *e = NULL;
-    const bool drawn = m->recipe->hypernet.min_bits > 0;
+    const bool drawn = bwi_recipe_draws_bits(m->recipe);
     bwi_exec_options eo = {.batch = o->batch ? o->batch : 250, .calibrate = drawn};
     bw_status st;
     const bwi_loader_options lo = {.split = o->train_split ? BWI_TRAIN : BWI_TEST, .batch = eo.batch, .normalize = normalize};
@@ -156,7 +156,7 @@ bw_status bw_eval(const char *path, const bw_eval_options *o, bw_eval_result *re
         st = on_graph(&m, source, normalize, o, result, err);
         goto fail;
     }
-    if (!st) st = bwi_engine_from_plan(&e, &lowered, o->threads, o->plan, err);
+    if (!st) st = bwi_engine_from(&e, &lowered, o->threads, o->plan, err);
     if (!st) st = on_engine(&e, source, o->train_split ? BWI_TRAIN : BWI_TEST, result, err);
 fail:
     bwi_engine_close(&e);

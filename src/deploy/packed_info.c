@@ -41,7 +41,7 @@ bw_status bw_packed_info(const char *path, const char *plan, bool json, char **t
     json_t *layers = json_array();
     *text = NULL;
     if (err) *err = (bw_error){0};
-    bw_status st = bwi_engine_open_plan(&e, path, 1, plan, err);
+    bw_status st = bwi_engine_open(&e, path, 1, plan, err);
     if (!st) {
         bwi_text_add(&t, "%s: packed, %zu bytes; images %dx%dx%d, %d classes; memory: %zu bytes prepared, %zu a thread\n", path,
                      e.file.size, e.info.height, e.info.width, e.info.channels, e.info.classes, e.info.net_bytes,

@@ -151,14 +151,6 @@ double bwi_graph_momentum(bwi_graph *g, double momentum)
     return before;
 }
 
-static void put(bwi_param *p, size_t i, double x)
-{
-    if (p->dtype == BWI_DT_F64)
-        ((double *)p->data)[i] = x;
-    else
-        ((float *)p->data)[i] = (float)x;
-}
-
 void bwi_graph_init(bwi_graph *g, uint64_t seed)
 {
     for (int i = 0; i < g->n_nodes; i++) {
@@ -167,8 +159,9 @@ void bwi_graph_init(bwi_graph *g, uint64_t seed)
         if (!w || w->role != BWI_PARAM_WEIGHT) continue;
         double fan_in = (double)(w->numel / (size_t)w->dim[0]);
         bwi_rng r = bwi_rng_make(seed, BWI_RNG_INIT, bwi_hash_str(n->name), 0);
-        for (size_t k = 0; k < w->numel; k++) put(w, k, bwi_rng_normal(&r) * sqrt(2 / fan_in));
-        for (size_t k = 0; b && k < b->numel; k++) put(b, k, (2 * bwi_rng_uniform(&r) - 1) / sqrt(fan_in));
+        for (size_t k = 0; k < w->numel; k++) bwi_real_put(w->dtype, w->data, k, bwi_rng_normal(&r) * sqrt(2 / fan_in));
+        for (size_t k = 0; b && k < b->numel; k++)
+            bwi_real_put(b->dtype, b->data, k, (2 * bwi_rng_uniform(&r) - 1) / sqrt(fan_in));
     }
     g->version++;
 }

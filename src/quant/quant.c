@@ -236,7 +236,7 @@ static double mean_above(const void *x, bwi_dtype dtype, size_t n, double bound)
     {
         part[i] = count[i] = 0;
         for (size_t k = bwi_chunk(n, BWI_QBLOCK, (size_t)i); k < bwi_chunk(n, BWI_QBLOCK, (size_t)i + 1); k++) {
-            const double v = fabs(dtype == BWI_DT_F64 ? ((const double *)x)[k] : (double)((const float *)x)[k]);
+            const double v = fabs(bwi_real_get(dtype, x, k));
             part[i] += v > bound ? v : 0;
             count[i] += v > bound;
         }

@@ -3,52 +3,25 @@
 #include "base/par.h"
 #include "data/data.h"
 #include "deploy/engine.h"
-#include "deploy/lower.h"
 #include "deploy/run/net.h"
 #include "search/policy.h"
+#include "search/untrained.h"
 #include <math.h>
 #include <string.h>
 
-enum { SAMPLES = 4096, BURST = 8, LEAST_ROUNDS = 5, MOST_ROUNDS = 500 };
+enum { BURST = 8, LEAST_ROUNDS = 5, MOST_ROUNDS = 500 };
 #define SECONDS 1.0 /* about, for each bit-width */
-
-/* Quantizers that have seen no data yet are initialised from random numbers: the time of integer kernels does not depend on values. */
-static bw_status initialise(bwi_graph *g, bw_error *err)
-{
-    bwi_quant *q;
-    const bwi_node *layer;
-    float *x = bwi_malloc(SAMPLES * sizeof *x);
-    bw_status st = x ? BW_OK : bwi_fail(err, BW_NOMEM, "no memory to initialise quantizers");
-    bwi_rng rng = bwi_rng_make(1, BWI_RNG_SEARCH, 0, 0);
-    bwi_graph_init(g, 1);
-    for (int i = 0; !st && bwi_graph_quant(g, i, &q, &layer); i++) {
-        if (q->role != BWI_ACTIVATION) continue;
-        for (int k = 0; k < SAMPLES; k++) {
-            const double v = bwi_rng_normal(&rng);
-            x[k] = (float)(q->is_signed ? v : fabs(v));
-        }
-        st = bwi_quant_prepare(q, x, BWI_DT_F32, SAMPLES, err);
-        q->ready = true;
-    }
-    bwi_free(x);
-    return st;
-}
 
 static bw_status lower_at(bwi_tensors *lowered, const bwi_costing *c, int bits, bw_error *err)
 {
     uint8_t all[BWI_SEARCH_LAYERS];
     bw_recipe *r = NULL;
-    bwi_graph *g = NULL;
     bw_status st;
     memset(all, bits, sizeof all);
     BWI_TRY(bwi_recipe_copy(&r, c->recipe, err));
-    BWI_TRY(bwi_recipe_override(r, "hypernet.hidden=0", err));
     BWI_TRY(bwi_recipe_set_bits(r, c->layer, all, c->n, err));
-    BWI_TRY(bwi_recipe_graph(&g, r, 0, err));
-    BWI_TRY(initialise(g, err));
-    BWI_TRY(bwi_lower(lowered, g, bwi_normalize_find(r->data.normalize), err));
+    BWI_TRY(bwi_lower_untrained(lowered, r, err));
 fail:
-    bwi_graph_destroy(&g);
     bw_recipe_destroy(&r);
     return st ? bwi_fail_in(err, st, "to measure latencies at %d bits", bits) : BW_OK;
 }
@@ -70,7 +43,7 @@ static bw_status timed_open(timed *t, const bwi_costing *c, int bits, bw_error *
     bw_status st;
     *t = (timed){.whole = INFINITY};
     BWI_TRY(lower_at(&lowered, c, bits, err));
-    BWI_TRY(bwi_engine_from(&t->engine, &lowered, 1, err));
+    BWI_TRY(bwi_engine_from(&t->engine, &lowered, 1, NULL, err));
     const bw_net_info *net = &t->engine.info;
     const size_t size = (size_t)net->height * (size_t)net->width * (size_t)net->channels;
     t->image = bwi_malloc(size);

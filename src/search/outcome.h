@@ -11,10 +11,11 @@ typedef struct bwi_outcome {
     const bwi_problem *problem;
     const bwi_searched_layer *layer;
     const bwi_trials *trials;
-    bw_recipe *recipe;  /* with the found bits */
-    json_t *key;        /* what evaluations depend on */
-    bool seen;          /* the model was trained on the validation images */
-    double float_bytes; /* of weights that are not searched */
+    bw_recipe *recipe;   /* with the found bits */
+    json_t *key;         /* what evaluations depend on */
+    bool seen;           /* the model was trained on the validation images */
+    double float_bytes;  /* of weights that are not searched */
+    size_t packed_bytes; /* of the found network's packed file */
     const char *out_dir;
 } bwi_outcome;
 

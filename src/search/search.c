@@ -2,9 +2,11 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/par.h"
+#include "base/rng.h"
 #include "search/methods.h"
 #include "search/outcome.h"
 #include "search/policy.h"
+#include "search/untrained.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -173,16 +175,13 @@ fail:
 
 /* ---- The search ---------------------------------------------------------------------------------------------------------- */
 
-/* FNV-1a of a file's bytes. */
 static bw_status hash_file(const char *path, char text[24], bw_error *err)
 {
     bwi_file f;
-    uint64_t h = 0xcbf29ce484222325u;
     const bw_status st = bwi_file_open(&f, path, err);
     if (st) return st;
-    for (size_t i = 0; i < f.size; i++) h = (h ^ f.data[i]) * 0x100000001b3u;
+    snprintf(text, 24, "%016llx", (unsigned long long)bwi_hash(f.data, f.size));
     bwi_file_close(&f);
-    snprintf(text, 24, "%016llx", (unsigned long long)h);
     return BW_OK;
 }
 
@@ -250,19 +249,22 @@ static bw_status finish(searching *s, const char *method, bw_search_result *resu
 {
     const bwi_problem *p = &s->problem;
     const bwi_trial *best = bwi_trials_best(&s->trials, 0);
-    const bwi_outcome outcome = {.model = s->model,
-                                 .method = method,
-                                 .budget_text = s->options->budget,
-                                 .budget = s->budget,
-                                 .problem = p,
-                                 .layer = s->layer,
-                                 .trials = &s->trials,
-                                 .recipe = s->recipe,
-                                 .key = s->key,
-                                 .float_bytes = s->float_bytes,
-                                 .seen = s->seen,
-                                 .out_dir = s->options->out_dir};
+    bwi_outcome outcome = {.model = s->model,
+                           .method = method,
+                           .budget_text = s->options->budget,
+                           .budget = s->budget,
+                           .problem = p,
+                           .layer = s->layer,
+                           .trials = &s->trials,
+                           .recipe = s->recipe,
+                           .key = s->key,
+                           .float_bytes = s->float_bytes,
+                           .seen = s->seen,
+                           .out_dir = s->options->out_dir};
     bw_status st = bwi_recipe_set_bits(s->recipe, s->layer, best->bits, p->n, err);
+    if (!st)
+        st = bwi_packed_bytes(&outcome.packed_bytes, s->recipe,
+                              bwi_tensors_meta(&bwi_candidates_model(s->candidates)->file, BWI_META_CLASSES), err);
     if (!st) st = bwi_outcome_write(&outcome, err);
     if (st) return st;
     *result = (bw_search_result){.layers = p->n,
@@ -272,7 +274,8 @@ static bw_status finish(searching *s, const char *method, bw_search_result *resu
                                  .error = best->error,
                                  .cost = bwi_problem_cost(p, best->bits) / s->budget->unit_costs,
                                  .limit = p->limit / s->budget->unit_costs,
-                                 .unit = s->budget->unit};
+                                 .unit = s->budget->unit,
+                                 .packed_bytes = outcome.packed_bytes};
     memcpy(result->bits, best->bits, (size_t)p->n);
     return BW_OK;
 }

@@ -1,6 +1,7 @@
 #include "search/trials.h"
 #include "base/alloc.h"
 #include "base/file.h"
+#include "base/rng.h"
 #include "base/par.h"
 #include "train/run.h"
 #include <errno.h>
@@ -14,8 +15,7 @@
 
 static uint64_t hash(const uint8_t *bits, int n)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (int i = 0; i < n; i++) h = (h ^ bits[i]) * 0x100000001b3u;
+    const uint64_t h = bwi_hash(bits, (size_t)n);
     return h ^ h >> 29;
 }
 

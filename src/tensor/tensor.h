@@ -22,6 +22,19 @@ size_t bwi_dtype_size(bwi_dtype t);
 const char *bwi_dtype_name(bwi_dtype t);               /* safetensors' name: "F32", "BF16", "U8" */
 int bwi_dtype_from_name(const char *name, size_t len); /* -1: unknown */
 
+/* Element i of an array of F32 or F64, for loops that need not be fast. */
+static inline double bwi_real_get(bwi_dtype t, const void *x, size_t i)
+{
+    return t == BWI_DT_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
+}
+static inline void bwi_real_put(bwi_dtype t, void *x, size_t i, double v)
+{
+    if (t == BWI_DT_F64)
+        ((double *)x)[i] = v;
+    else
+        ((float *)x)[i] = (float)v;
+}
+
 /* Shape of one image's activation; the batch is a property of the execution. */
 typedef struct bwi_shape {
     int h, w, c;

@@ -47,7 +47,7 @@ static double norm(const bwi_param *p, const void *data)
 {
     double sum = 0;
     for (size_t i = 0; i < p->numel; i++) {
-        const double v = p->dtype == BWI_DT_F64 ? ((const double *)data)[i] : (double)((const float *)data)[i];
+        const double v = bwi_real_get(p->dtype, data, i);
         sum += v * v;
     }
     return sqrt(sum);

@@ -255,7 +255,7 @@ bw_status bwi_model_save(const bwi_run *run, const char *path, bw_error *err)
 {
     bwi_tensors ts = {0};
     bw_status st;
-    BWI_TRY(add_network(&ts, run, BWI_KIND_MODEL, !run->recipe->hypernet.min_bits, err));
+    BWI_TRY(add_network(&ts, run, BWI_KIND_MODEL, !bwi_recipe_draws_bits(run->recipe), err));
     BWI_TRY(write_file(path, &ts, err));
 fail:
     bwi_tensors_free(&ts);

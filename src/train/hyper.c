@@ -134,15 +134,12 @@ int bwi_hyper_layers(const bwi_hyper *h)
 
 static void put(bwi_param *p, size_t i, double x)
 {
-    if (p->dtype == BWI_DT_F64)
-        ((double *)p->data)[i] = x;
-    else
-        ((float *)p->data)[i] = (float)x;
+    bwi_real_put(p->dtype, p->data, i, x);
 }
 
 static double get(const bwi_param *p, size_t i)
 {
-    return p->dtype == BWI_DT_F64 ? ((const double *)p->data)[i] : (double)((const float *)p->data)[i];
+    return bwi_real_get(p->dtype, p->data, i);
 }
 
 static void fill_uniform(bwi_param *p, uint64_t seed, double range)
@@ -334,11 +331,7 @@ static void step_w3(bwi_hyper *h, const block *b, const void *g, const double *a
 /* A gradient in double becomes the next piece of h->small, and the slot takes its step. */
 static void step_small(bwi_hyper *h, const block *b, int k, const double *grad, size_t n, int64_t epoch, int64_t step)
 {
-    for (size_t i = 0; i < n; i++)
-        if (h->g->real == BWI_DT_F64)
-            ((double *)(void *)h->small)[i] = grad[i];
-        else
-            ((float *)(void *)h->small)[i] = (float)grad[i];
+    for (size_t i = 0; i < n; i++) bwi_real_put(h->g->real, h->small, i, grad[i]);
     bwi_params_step_part(h->params, b->slot[k], 0, n, h->small, epoch, step);
 }
 
@@ -365,14 +358,8 @@ static void step_block(bwi_hyper *h, const block *b, int64_t epoch, int64_t step
         if (!(a.a2[i] > 0)) ga2[i] = 0;
         for (size_t j = 0; j < n; j++) ga1[j] += get(w2, i * n + j) * ga2[i];
     }
-    for (size_t i = 0; i < n; i++) { /* a row of W2 behind its last use */
-        for (size_t j = 0; j < n; j++) row[j] = ga2[i] * a.a1[j];
-        for (size_t j = 0; j < n; j++)
-            if (g->real == BWI_DT_F64)
-                ((double *)(void *)h->small)[i * n + j] = row[j];
-            else
-                ((float *)(void *)h->small)[i * n + j] = (float)row[j];
-    }
+    for (size_t i = 0; i < n; i++) /* behind W2's last use */
+        for (size_t j = 0; j < n; j++) bwi_real_put(g->real, h->small, i * n + j, ga2[i] * a.a1[j]);
     bwi_params_step_part(h->params, b->slot[FC2_WEIGHT], 0, n * n, h->small, epoch, step);
     step_small(h, b, FC2_BIAS, ga2, n, epoch, step);
 

@@ -116,13 +116,7 @@ static size_t memory_index(const bwi_param *p, size_t k)
 
 static void load(bwi_param *p, const bwi_tensor *t)
 {
-    for (size_t k = 0; k < p->numel; k++) {
-        double x = bwi_tensor_at(t, k);
-        if (p->dtype == BWI_DT_F64)
-            ((double *)p->data)[memory_index(p, k)] = x;
-        else
-            ((float *)p->data)[memory_index(p, k)] = (float)x;
-    }
+    for (size_t k = 0; k < p->numel; k++) bwi_real_put(p->dtype, p->data, memory_index(p, k), bwi_tensor_at(t, k));
 }
 
 /* Whether all parameters of q are among those that were loaded [g->n_params]. */

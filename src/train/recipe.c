@@ -605,3 +605,8 @@ bwi_precision bwi_recipe_precision(const bw_recipe *r)
 {
     return strcmp(r->train.precision, "fast") ? BWI_PRECISION_F32 : BWI_PRECISION_FAST;
 }
+
+bool bwi_recipe_draws_bits(const bw_recipe *r)
+{
+    return r->hypernet.min_bits > 0;
+}

@@ -86,4 +86,6 @@ bool bwi_recipe_printable(const char *s);
 /* The network of a recipe: built and quantized, not initialised. classes stands in for net.classes 0. */
 BW_MUST_USE bw_status bwi_recipe_graph(bwi_graph **out, const bw_recipe *r, int classes, bw_error *err);
 bwi_precision bwi_recipe_precision(const bw_recipe *r);
+/* Whether every step draws the layers' bits anew, so that running statistics fit none of them. */
+bool bwi_recipe_draws_bits(const bw_recipe *r);
 #endif

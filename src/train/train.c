@@ -154,7 +154,7 @@ static bw_status build_network(bwi_run *run, char **precision_note, bw_error *er
     BWI_TRY(bwi_exec_create(&run->exec, run->graph, &o, precision_note, err));
     o.batch = r->train.eval_batch;
     o.train = false;
-    o.calibrate = r->hypernet.min_bits > 0;
+    o.calibrate = bwi_recipe_draws_bits(r);
     BWI_TRY(bwi_exec_create(&run->test_exec, run->graph, &o, NULL, err));
     BWI_TRY(bwi_params_create(&run->params, run->graph, r, run->steps, err));
     BWI_TRY(bwi_meta_create(&run->meta, &run->params, (uint64_t)r->train.seed, err));
@@ -252,6 +252,9 @@ static bw_status announce(bwi_run *run, const char *precision_note, bw_error *er
     if (run->teacher.exec)
         BWI_TRY(
             note(run, bwi_asprintf("distillation from %s in %s", run->teacher.model.graph->family, r->distill.teacher), err));
+    if (r->data.holdout)
+        BWI_TRY(
+            note(run, bwi_asprintf("test figures are of %d training images held out (data.holdout)", r->data.holdout), err));
     if (precision_note && *precision_note) BWI_TRY(note(run, bwi_strdup(precision_note), err));
     return BW_OK;
 fail:
@@ -310,7 +313,7 @@ static bw_status evaluate(bwi_run *run, bw_error *err)
     bw_eval_result result = {.loss = NAN, .top1 = NAN};
     bw_status st = BW_OK;
     if (last || (every && (at->epoch + 1) % every == 0))
-        st = bwi_evaluate(run->test_exec, run->graph, run->test_loader, run->recipe->hypernet.min_bits > 0, &result, err);
+        st = bwi_evaluate(run->test_exec, run->graph, run->test_loader, bwi_recipe_draws_bits(run->recipe), &result, err);
     run->at.test_loss = result.loss;
     run->at.test_top1 = result.top1;
     return st;

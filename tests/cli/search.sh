@@ -44,7 +44,8 @@ json whole/evaluations.jsonl
 [ "$(wc -l <whole/evaluations.jsonl)" = 15 ] || fail "not 15 lines of evaluations"
 tr -d '\n' <whole/search.json >one && echo >>one
 json one '$o->{cost} <= $o->{limit} && abs($o->{limit} - 67.084) < 1e-6 && @{$o->{layers}} == 20 && @{$o->{uniform}} == 4 && @{$o->{history}} == 2
-    && $o->{error} >= 0 && $o->{error} <= 100 && abs($o->{cost} * 1e3 - $o->{weight_bytes}) < 1e-3'
+    && $o->{error} >= 0 && $o->{error} <= 100 && abs($o->{cost} * 1e3 - $o->{weight_bytes}) < 1e-3
+    && $o->{packed_bytes} > $o->{weight_bytes}'
 grep -q "</svg>" whole/bits.svg || fail "bits.svg is no picture"
 refuse "bitwright search: whole holds a search already: resume it, choose another folder, or say that it may be overwritten" \
     search $model --budget size=16x --out whole $small
@@ -87,6 +88,9 @@ has latency/recipe.yaml "activation: lsq"
 
 # What was found is trained: by blocks, and by another quantizer.
 expect 0 train whole/recipe.yaml --out runs/again --quiet
+expect 0 export runs/again/model.safetensors --to packed --out again.safetensors
+tr -d '\n' <whole/search.json >one && echo >>one
+json one "\$o->{packed_bytes} == $(wc -c <again.safetensors)"
 expect 0 train whole/recipe.yaml --set hypernet.hidden=0 --set quant.weight=lsq --out runs/lsq --quiet
 expect 0 info runs/lsq/model.safetensors --json
 cp out info.json

@@ -102,16 +102,16 @@ static int print_found(const search_options *o, const bw_search_result *r)
     if (o->json) {
         json_t *bits = json_array();
         for (int i = 0; i < r->layers; i++) json_array_append_new(bits, json_integer(r->bits[i]));
-        return print_json(json_pack("{s:o, s:f, s:i, s:b, s:f, s:f, s:s, s:i, s:s}", "bits", bits, "error", r->error, "images",
-                                    r->images, "seen", r->seen, "cost", r->cost, "limit", r->limit, "unit", r->unit,
-                                    "evaluations", r->evaluations, "out", o->out));
+        return print_json(json_pack("{s:o, s:f, s:i, s:b, s:f, s:f, s:s, s:I, s:i, s:s}", "bits", bits, "error", r->error,
+                                    "images", r->images, "seen", r->seen, "cost", r->cost, "limit", r->limit, "unit", r->unit,
+                                    "packed_bytes", (json_int_t)r->packed_bytes, "evaluations", r->evaluations, "out", o->out));
     }
     printf("bits");
     for (int i = 0; i < r->layers; i++) printf(" %d", r->bits[i]);
-    printf(
-        "\nvalidation error %.2f %% on %d images%s\n%.6g %s of at most %.6g, %d evaluations\nbitwright train %s/recipe.yaml\n",
-        r->error, r->images, r->seen ? ", which the model was trained on" : "", r->cost, r->unit, r->limit, r->evaluations,
-        o->out);
+    printf("\nvalidation error %.2f %% on %d images%s\n%.6g %s of at most %.6g, packed file %zu bytes; %d "
+           "evaluations\nbitwright train %s/recipe.yaml\n",
+           r->error, r->images, r->seen ? ", which the model was trained on" : "", r->cost, r->unit, r->limit, r->packed_bytes,
+           r->evaluations, o->out);
     return EXIT_OK;
 }
 

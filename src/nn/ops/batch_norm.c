@@ -557,12 +557,7 @@ static bw_status params(bwi_graph *g, bwi_node *node, const bwi_shape *in, bw_er
         if (st) return st;
         const bwi_param *p = &g->param[node->param[i]];
         if (i == 1 || i == 2) continue;
-        for (size_t j = 0; j < p->numel; j++) {
-            if (p->dtype == BWI_DT_F64)
-                ((double *)p->data)[j] = 1;
-            else
-                ((float *)p->data)[j] = 1;
-        }
+        for (size_t j = 0; j < p->numel; j++) bwi_real_put(p->dtype, p->data, j, 1);
     }
     return BW_OK;
 }
