@@ -12,6 +12,8 @@ Weights, images and labels are not stored: both sides make them from draw() belo
 CASE/grad/NAME: the norm of its gradient in the first step, its projection on draw("projection/NAME"), and entries number
 index("sample/NAME", j) for j < min(32, numel). Everything is F64; indices count in PyTorch's order (OIHW).
 
+CASE/losses_float [10] are those of the same run in single precision, where one code that tips over by its last bit makes another network.
+
 Needs PyTorch 1.13 or later; takes a minute.
 """
 import json
@@ -48,6 +50,10 @@ def index(key, n, below):
     return [int(v) % below for v in bits(key, n)]
 
 
+def real(a):
+    return torch.from_numpy(a).to(torch.get_default_dtype())
+
+
 def batch(t):
     """The batch of step t: noise plus a pattern of 4x4 patches that belongs to the label, so that there is something to learn. Rounded to float."""
     t %= BATCHES
@@ -56,7 +62,7 @@ def batch(t):
     for i, label in enumerate(labels):
         patches = draw(f"pattern/{label}", 3 * 8 * 8).reshape(3, 8, 8)
         x[i] += np.repeat(np.repeat(patches, 4, axis=1), 4, axis=2)
-    return torch.from_numpy(x.astype(np.float32).astype(np.float64)), torch.from_numpy(labels)
+    return real(x.astype(np.float32)), torch.from_numpy(labels)
 
 
 def initial(name, shape):
@@ -66,7 +72,7 @@ def initial(name, shape):
     mean, and whether its ReLU passes a gradient is then up to the last bit."""
     n, norm = int(np.prod(shape)), len(shape) == 1 and name.endswith(".weight")
     bound = math.sqrt(6.0 / float(np.prod(shape[1:]))) if len(shape) > 1 else 0.2
-    return torch.from_numpy((draw(name, n) * bound + norm).astype(np.float32).astype(np.float64).reshape(shape))
+    return real((draw(name, n) * bound + norm).astype(np.float32).reshape(shape))
 
 
 # ---- Quantizers -------------------------------------------------------------------------------------------------------------------------------
@@ -119,7 +125,7 @@ class Net:
     def quantizer_param(self, name, make):
         if name not in self.p:
             self.quantizer_names.append(name)
-        return self.param(name, lambda: torch.tensor([float(make())], dtype=torch.float64))
+        return self.param(name, lambda: torch.tensor([float(make())]))
 
     def lsq(self, name, v, nbits, signed, features):
         qn, qp = (2 ** (nbits - 1), 2 ** (nbits - 1) - 1) if signed else (0, 2**nbits - 1)
@@ -227,10 +233,13 @@ def write_safetensors(path, tensors):
 
 
 def main():
-    torch.set_default_dtype(torch.float64)
     tensors = {}
     for case in ("fp32", "lsq", "ewgs"):
+        torch.set_default_dtype(torch.float32)
+        single = run(case)
+        torch.set_default_dtype(torch.float64)
         tensors.update(run(case))
+        tensors[f"{case}/losses_float"] = single[f"{case}/losses"]
     write_safetensors(os.path.join(os.path.dirname(os.path.abspath(__file__)), "resnet20.safetensors"), tensors)
 
 
