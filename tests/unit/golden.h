@@ -25,18 +25,6 @@ static inline double draw(uint64_t key, size_t i)
     return (double)(bits(key, i) >> 11) / 4503599627370496.0 - 1.0;
 }
 
-static inline void put(void *v, bwi_dtype dtype, size_t i, double x)
-{
-    if (dtype == BWI_DT_F64)
-        ((double *)v)[i] = x;
-    else
-        ((float *)v)[i] = (float)x;
-}
-static inline double get(const void *v, bwi_dtype dtype, size_t i)
-{
-    return dtype == BWI_DT_F64 ? ((const double *)v)[i] : (double)((const float *)v)[i];
-}
-
 /* Position in memory (OHWI) of element i in PyTorch's order (OIHW). */
 static inline size_t place(const bwi_param *p, size_t i)
 {
@@ -56,7 +44,7 @@ static inline void fill_params(bwi_graph *g)
         double middle = p->role == BWI_PARAM_NORM && strcmp(p->name + len - 7, ".weight") == 0 ? 1 : 0;
         uint64_t key = key_of("", p->name);
         for (size_t k = 0; k < p->numel; k++)
-            put(p->data, p->dtype, place(p, k), (double)(float)(draw(key, k) * bound + middle));
+            bwi_real_put(p->dtype, p->data, place(p, k), (double)(float)(draw(key, k) * bound + middle));
     }
     g->version++;
 }

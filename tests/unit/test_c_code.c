@@ -1,53 +1,20 @@
 /* C code, with floats and without: compiled, it says to the bit what the engine says. */
+#include "nets.h"
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/rng.h"
 #include "deploy/export.h"
 #include <dlfcn.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <cmocka.h>
 #include "folder.h"
-
-#define CHECK(expr)                                                                                                            \
-    do {                                                                                                                       \
-        bw_error err_ = {0};                                                                                                   \
-        bw_error *err = &err_;                                                                                                 \
-        if ((expr) != BW_OK) fail_msg("%s: %s", #expr, err->msg);                                                              \
-    } while (0)
 
 enum { H = 19, W = 14, CLASSES = 5, IMAGES = 6 };
 static const char *const forms[] = {"c", "c-integer"};
 
 /* ---- Networks ------------------------------------------------------------------------------------------------------------ */
-
-/* As a short training would leave it: batch norms with negative and zero gamma, running statistics, quantizers that have seen data. */
-static void warm_up(bwi_graph *g)
-{
-    bwi_exec *e;
-    bwi_rng r = bwi_rng_make(5, BWI_RNG_TEST, 1, 0);
-    const bwi_exec_options o = {.batch = IMAGES, .train = true};
-    bwi_graph_init(g, 7);
-    for (int i = 0; i < g->n_params; i++) {
-        bwi_param *p = &g->param[i];
-        for (size_t k = 0; p->role == BWI_PARAM_NORM && k < p->numel; k++)
-            ((float *)p->data)[k] = k == 1 ? 0 : (float)bwi_rng_normal(&r);
-    }
-    g->version++;
-    CHECK(bwi_exec_create(&e, g, &o, NULL, err));
-    float *x = bwi_exec_input(e);
-    for (int step = 0; step < 2; step++) {
-        for (size_t i = 0; i < IMAGES * bwi_shape_size(g->value[0].shape); i++) x[i] = (float)bwi_rng_normal(&r);
-        CHECK(bwi_exec_forward(e, IMAGES, true, NULL, err));
-    }
-    bwi_exec_destroy(&e);
-}
 
 /* Every kind of layer, in groups and with strides, values that are only added, only quantized and both. */
 static bwi_graph *network(const bwi_quant_spec *spec)
@@ -88,11 +55,7 @@ static bwi_graph *network(const bwi_quant_spec *spec)
 static bw_status write_to(const bwi_tensors *lowered, const char *form, const char *path, bw_error *err)
 {
     const bwi_model m = {0};
-    const bwi_exporter *row;
-    size_t i = 0;
-    while ((row = bwi_exporter_at(i)) && strcmp(row->name, form) != 0) i++;
-    assert_non_null(row);
-    return row->write(&m, lowered, path, err);
+    return exporter(form)->write(&m, lowered, path, err);
 }
 
 /* Compiles FOLDER/NAME.c and loads it. */

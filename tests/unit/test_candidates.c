@@ -1,9 +1,5 @@
 /* What assignments of bit-widths are worth (search/candidates.h), on small networks trained a little on the generated images. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "check.h"
 #include "folder.h"
 
 #include "search/candidates.h"
@@ -12,13 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(expr)                                                                                                            \
-    do {                                                                                                                       \
-        bw_error err_ = {0};                                                                                                   \
-        bw_error *err = &err_;                                                                                                 \
-        if ((expr) != BW_OK) fail_msg("%s", err->msg);                                                                         \
-    } while (0)
 
 enum { LAYERS = 20, COUNT = 3 };
 

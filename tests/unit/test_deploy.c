@@ -1,4 +1,5 @@
 /* Lowering, packed files and the engine: what was trained is what runs. */
+#include "nets.h"
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/file.h"
@@ -8,49 +9,13 @@
 #include "deploy/lower.h"
 #include "zoo/zoo.h"
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
-
-#define CHECK(expr)                                                                                                            \
-    do {                                                                                                                       \
-        bw_error err_ = {0};                                                                                                   \
-        bw_error *err = &err_;                                                                                                 \
-        if ((expr) != BW_OK) fail_msg("%s: %s", #expr, err->msg);                                                              \
-    } while (0)
 
 enum { IMAGES = 6 };
 
 /* ---- Networks ------------------------------------------------------------------------------------------------------------ */
-
-/* Weights, batch norms with negative and zero gamma, running statistics of one training batch. */
-static void warm_up(bwi_graph *g)
-{
-    bwi_exec *e;
-    bwi_rng r = bwi_rng_make(3, BWI_RNG_TEST, 1, 0);
-    const bwi_exec_options o = {.batch = IMAGES, .train = true};
-    bwi_graph_init(g, 11);
-    for (int i = 0; i < g->n_params; i++) {
-        bwi_param *p = &g->param[i];
-        if (p->role != BWI_PARAM_NORM) continue;
-        for (size_t k = 0; k < p->numel; k++)
-            ((float *)p->data)[k] += (float)(0.4 * bwi_rng_normal(&r)) - (k % 7 == 3 ? 1.0f : 0);
-        if (p->numel > 5) ((float *)p->data)[5] = 0;
-    }
-    g->version++;
-    CHECK(bwi_exec_create(&e, g, &o, NULL, err));
-    float *x = bwi_exec_input(e);
-    for (int step = 0; step < 2; step++) {
-        for (size_t i = 0; i < IMAGES * bwi_shape_size(g->value[0].shape); i++) x[i] = (float)bwi_rng_normal(&r);
-        CHECK(bwi_exec_forward(e, IMAGES, true, NULL, err));
-    }
-    bwi_exec_destroy(&e);
-}
 
 typedef struct deployed {
     bwi_tensors lowered;

@@ -21,18 +21,6 @@
         (void)e_;                                                                                                              \
     } while (0)
 
-static double get(const void *p, bwi_dtype t, size_t i)
-{
-    return t == BWI_DT_F64 ? ((const double *)p)[i] : (double)((const float *)p)[i];
-}
-static void put(void *p, bwi_dtype t, size_t i, double x)
-{
-    if (t == BWI_DT_F64)
-        ((double *)p)[i] = x;
-    else
-        ((float *)p)[i] = (float)x;
-}
-
 #define ADD2(graph, op, name, a) OK(bwi_graph_add(graph, op, name, &v, 1, a, &v, &err))
 
 /* A small residual network with everything in it: option-A and projection shortcuts, two consumers of one quantized value. */
@@ -91,7 +79,7 @@ static bwi_graph *small_net(bwi_dtype real, bool projection, const bwi_quant_spe
         bwi_rng r = bwi_rng_make(5, BWI_RNG_TEST, (uint64_t)i, 0);
         if (p->role == BWI_PARAM_NORM)
             for (size_t k = 0; k < p->numel; k++)
-                put(p->data, p->dtype, k, get(p->data, p->dtype, k) + .3 * bwi_rng_normal(&r));
+                bwi_real_put(p->dtype, p->data, k, bwi_real_get(p->dtype, p->data, k) + .3 * bwi_rng_normal(&r));
     }
     if (spec) OK(bwi_graph_quantize(g, spec, &err));
     return g;
@@ -101,7 +89,7 @@ static void fill(bwi_exec *e, const bwi_graph *g, int n, uint64_t seed)
 {
     bwi_rng r = bwi_rng_make(seed, BWI_RNG_TEST, 0, 0);
     for (size_t i = 0; i < (size_t)n * bwi_shape_size(g->value[0].shape); i++)
-        put(bwi_exec_input(e), g->real, i, bwi_rng_normal(&r));
+        bwi_real_put(g->real, bwi_exec_input(e), i, bwi_rng_normal(&r));
 }
 static const int32_t labels[16] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0};
 
@@ -170,7 +158,7 @@ static double worst_gradient(const bwi_graph *a, const bwi_graph *b, const char 
         if (!p->grad) continue;
         double diff = 0, norm = p->role == BWI_PARAM_QUANT ? .05 * .05 : 1e-12;
         for (size_t k = 0; k < p->numel; k++) {
-            double x = get(p->grad, p->dtype, k), y = get(q->grad, q->dtype, k);
+            double x = bwi_real_get(p->dtype, p->grad, k), y = bwi_real_get(q->dtype, q->grad, k);
             diff += (x - y) * (x - y);
             norm += x * x;
         }
@@ -394,10 +382,11 @@ static void test_evaluation(void **state)
                 fill(eval[i], g, 8, 2);
                 OK(bwi_exec_forward(eval[i], 8, false, &out[i], &err));
                 for (int k = 0; k < 8 * 5; k++)
-                    first += i ? -get(out[i], BWI_DT_F32, (size_t)k) : get(out[i], BWI_DT_F32, (size_t)k);
+                    first += i ? -bwi_real_get(BWI_DT_F32, out[i], (size_t)k) : bwi_real_get(BWI_DT_F32, out[i], (size_t)k);
             }
             for (int k = 0; k < 8 * 5; k++)
-                assert_true(fabs(get(out[0], BWI_DT_F32, (size_t)k) - get(out[1], BWI_DT_F32, (size_t)k)) < 1e-3);
+                assert_true(fabs(bwi_real_get(BWI_DT_F32, out[0], (size_t)k) - bwi_real_get(BWI_DT_F32, out[1], (size_t)k)) <
+                            1e-3);
             assert_true(isfinite(first));
         }
         bwi_exec_destroy(&e);
@@ -471,7 +460,8 @@ static void test_distill(void **state)
     }
     for (int i = 0; i < g[0]->n_params; i++)
         for (size_t k = 0; g[0]->param[i].grad && k < g[0]->param[i].numel; k++) {
-            const double whole = get(g[0]->param[i].grad, BWI_DT_F64, k), half = get(g[1]->param[i].grad, BWI_DT_F64, k);
+            const double whole = bwi_real_get(BWI_DT_F64, g[0]->param[i].grad, k),
+                         half = bwi_real_get(BWI_DT_F64, g[1]->param[i].grad, k);
             if (!(fabs(half - whole / 2) <= 1e-14 + 1e-12 * fabs(whole)))
                 fail_msg("%s: %g of %g", g[0]->param[i].name, half, whole);
         }

@@ -3,18 +3,14 @@
  *
  * In double both must agree to nearly all digits, all the way. In float that cannot be: errors grow from step to step, and a value that lies
  * within one of a rounding boundary takes another code, which with two bits is a different network. */
+#include "check.h"
 #include "io/io.h"
 #include "optim/optim.h"
 #include "zoo/zoo.h"
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 #include "golden.h"
 
 enum { BATCH = 32, BATCHES = 2, STEPS = 10, SAMPLES = 32, SIDE = 32, CHANNELS = 3, CLASSES = 10, MAX_PARAMS = 256 };
@@ -72,7 +68,7 @@ static void fill_batch(int t, bwi_dtype real, void *x, int32_t *labels)
                 for (size_t w = 0; w < SIDE; w++) {
                     double v = 0.5 * draw(image_key, ((n * CHANNELS + c) * SIDE + h) * SIDE + w);
                     v += draw(pattern_key, (c * (SIDE / 4) + h / 4) * (SIDE / 4) + w / 4);
-                    put(x, real, ((n * SIDE + h) * SIDE + w) * CHANNELS + c, (double)(float)v);
+                    bwi_real_put(real, x, ((n * SIDE + h) * SIDE + w) * CHANNELS + c, (double)(float)v);
                 }
     }
 }
@@ -87,13 +83,6 @@ typedef struct run {
     int n_slots;
     int64_t t;
 } run;
-
-#define CHECK(expr)                                                                                                            \
-    do {                                                                                                                       \
-        bw_error err_ = {0};                                                                                                   \
-        bw_error *err = &err_;                                                                                                 \
-        if ((expr) != BW_OK) fail_msg("%s", err->msg);                                                                         \
-    } while (0)
 
 static void run_create(run *r, const golden_case *c, bwi_dtype real)
 {
@@ -216,13 +205,13 @@ static void compare_gradients(const bwi_tensors *golden, const golden_case *c, c
         double norm = 0, projection = 0;
         assert_int_equal(bwi_tensor_numel(t), samples + 2);
         for (size_t k = 0; k < p->numel; k++) {
-            double v = get(p->grad, p->dtype, place(p, k));
+            double v = bwi_real_get(p->dtype, p->grad, place(p, k));
             norm += v * v;
             projection += v * draw(projection_key, k);
         }
         double error = fmax(fabs(sqrt(norm) - bwi_tensor_at(t, 0)), fabs(projection - bwi_tensor_at(t, 1)));
         for (size_t k = 0; k < samples; k++) {
-            double v = get(p->grad, p->dtype, place(p, bits(sample_key, k) % p->numel));
+            double v = bwi_real_get(p->dtype, p->grad, place(p, bits(sample_key, k) % p->numel));
             error = fmax(error, fabs(v - bwi_tensor_at(t, k + 2)));
         }
         error /= scale_of(golden, c, p, bwi_tensor_at(t, 0), r->g->real == BWI_DT_F64 ? 1e-3 : 1);

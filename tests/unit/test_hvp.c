@@ -1,25 +1,14 @@
 /* Products with the Hessian: against central differences of exact gradients where no quantizer lies behind the tensor in question, one graph an
  * operation and whole networks; against double backward in PyTorch (tests/golden/make_hvp.py) where quantizers do; symmetry and traces. */
+#include "check.h"
 #include "base/alloc.h"
 #include "io/io.h"
 #include "zoo/zoo.h"
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <cmocka.h>
 #include "golden.h"
 
 enum { BATCH = 8, SIDE = 8, CLASSES = 10, MAX_NODES = 8 };
-
-#define CHECK(expr)                                                                                                            \
-    do {                                                                                                                       \
-        bw_error err_ = {0};                                                                                                   \
-        bw_error *err = &err_;                                                                                                 \
-        if ((expr) != BW_OK) fail_msg("%s", err->msg);                                                                         \
-    } while (0)
 
 /* ---- Networks, batches, directions ---------------------------------------------------------------------------------------- */
 static bwi_graph *resnet20(bwi_dtype real, const char *shortcut, const bwi_quant_spec *spec)
@@ -44,8 +33,8 @@ static void differentiate(bwi_exec *e, const bwi_graph *g)
         labels[n] = (int32_t)(bits(label, n) % (uint64_t)g->classes);
         for (size_t c = 0; c < (size_t)s.c; c++)
             for (size_t i = 0; i < (size_t)(s.h * s.w); i++)
-                put(bwi_exec_input(e), g->real, (n * (size_t)(s.h * s.w) + i) * (size_t)s.c + c,
-                    (double)(float)draw(image, (n * (size_t)s.c + c) * (size_t)(s.h * s.w) + i));
+                bwi_real_put(g->real, bwi_exec_input(e), (n * (size_t)(s.h * s.w) + i) * (size_t)s.c + c,
+                             (double)(float)draw(image, (n * (size_t)s.c + c) * (size_t)(s.h * s.w) + i));
     }
     CHECK(bwi_exec_forward(e, BATCH, true, NULL, err));
     CHECK(bwi_exec_loss(e, labels, &loss, &top1, &top5, err));
@@ -89,14 +78,14 @@ static void *signs(const bwi_exec *e, const bwi_graph *g, const char *prefix, co
     const uint64_t key = key_of(prefix, name);
     void *v = malloc(n * bwi_dtype_size(g->real));
     assert_true(v && n);
-    for (size_t k = 0; k < n; k++) put(v, g->real, position(g, q, layer, k), draw(key, k) < 0 ? -1 : 1);
+    for (size_t k = 0; k < n; k++) bwi_real_put(g->real, v, position(g, q, layer, k), draw(key, k) < 0 ? -1 : 1);
     return v;
 }
 
 static double dot(bwi_dtype real, const void *a, const void *b, size_t n)
 {
     double sum = 0;
-    for (size_t k = 0; k < n; k++) sum += get(a, real, k) * get(b, real, k);
+    for (size_t k = 0; k < n; k++) sum += bwi_real_get(real, a, k) * bwi_real_get(real, b, k);
     return sum;
 }
 

@@ -1,9 +1,5 @@
 /* MetaQuantNet: weights made from their layer's bit-width (methods 4.2 to 4.4), and what becomes of them. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "check.h"
 #include "folder.h"
 
 #include "base/rng.h"
@@ -12,13 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(expr)                                                                                                            \
-    do {                                                                                                                       \
-        bw_error err_ = {0};                                                                                                   \
-        bw_error *err = &err_;                                                                                                 \
-        if ((expr) != BW_OK) fail_msg("%s", err->msg);                                                                         \
-    } while (0)
 
 enum { BATCH = 4, SIDE = 6, CLASSES = 3, LAYERS = 3, HIDDEN = 8 };
 static const char *const layer[LAYERS] = {"conv1", "conv2", "fc"};

@@ -1,24 +1,13 @@
 /* MetaQuant: networks that learn gradients, and the step made of them (methods 1 and 8). */
+#include "check.h"
 #include "base/alloc.h"
 #include "base/par.h"
 #include "optim/optim.h"
 #include "train/meta.h"
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
-
-#define CHECK(expr)                                                                                                            \
-    do {                                                                                                                       \
-        bw_error err_ = {0};                                                                                                   \
-        bw_error *err = &err_;                                                                                                 \
-        if ((expr) != BW_OK) fail_msg("%s", err->msg);                                                                         \
-    } while (0)
 
 static bwi_quant method(const char *gradient)
 {

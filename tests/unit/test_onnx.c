@@ -1,4 +1,5 @@
 /* ONNX and QONNX: what was written is read back, and run. */
+#include "nets.h"
 #include "base/alloc.h"
 #include "base/rng.h"
 #include "deploy/export.h"
@@ -8,41 +9,12 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define CHECK(expr)                                                                                                            \
-    do {                                                                                                                       \
-        bw_error err_ = {0};                                                                                                   \
-        bw_error *err = &err_;                                                                                                 \
-        if ((expr) != BW_OK) fail_msg("%s: %s", #expr, err->msg);                                                              \
-    } while (0)
-
 enum { H = 7, W = 6, CLASSES = 3 };
 static const char *const forms[] = {"onnx", "onnx13", "qonnx"};
 enum { FORMS = sizeof forms / sizeof *forms };
 static char path[64];
 
 /* ---- Networks ------------------------------------------------------------------------------------------------------------ */
-
-/* Weights, batch norms with negative and zero gamma, statistics and step sizes of two training batches. */
-static void warm_up(bwi_graph *g)
-{
-    bwi_exec *e;
-    bwi_rng r = bwi_rng_make(3, BWI_RNG_TEST, 1, 0);
-    const bwi_exec_options o = {.batch = 4, .train = true};
-    bwi_graph_init(g, 11);
-    for (int i = 0; i < g->n_params; i++) {
-        bwi_param *p = &g->param[i];
-        for (size_t k = 0; p->role == BWI_PARAM_NORM && k < p->numel; k++)
-            ((float *)p->data)[k] += (float)(0.4 * bwi_rng_normal(&r)) - (k % 7 == 3 ? 1.0f : 0);
-    }
-    g->version++;
-    CHECK(bwi_exec_create(&e, g, &o, NULL, err));
-    float *x = bwi_exec_input(e);
-    for (int step = 0; step < 2; step++) {
-        for (size_t i = 0; i < 4 * bwi_shape_size(g->value[0].shape); i++) x[i] = (float)bwi_rng_normal(&r);
-        CHECK(bwi_exec_forward(e, 4, true, NULL, err));
-    }
-    bwi_exec_destroy(&e);
-}
 
 /* conv1 -> conv2 with stride and an option-A shortcut -> pools -> fc; every operator that the exporters write. */
 static bwi_graph *network(const bwi_quant_spec *spec, bool grouped)
@@ -83,11 +55,7 @@ static const bwi_quant_spec w4a4 = {
 static bw_status write_to(bwi_graph *g, const bwi_tensors *lowered, const char *form, const char *to, bw_error *err)
 {
     const bwi_model m = {.graph = g};
-    const bwi_exporter *row;
-    size_t i = 0;
-    while ((row = bwi_exporter_at(i)) && strcmp(row->name, form) != 0) i++;
-    assert_non_null(row);
-    return row->write(&m, lowered, to, err);
+    return exporter(form)->write(&m, lowered, to, err);
 }
 
 static Onnx__ModelProto *reread(void)
