@@ -36,7 +36,9 @@ static bw_status open_any(bwi_engine *e, const char *path, int threads, const ch
     bwi_model m = {0};
     bwi_tensors lowered = {0};
     bw_status st;
-    if (bwi_is_packed(path)) return bwi_engine_open(e, path, threads, plan, err);
+    bool packed;
+    BWI_TRY(bwi_is_packed(&packed, path, err));
+    if (packed) return bwi_engine_open(e, path, threads, plan, err);
     BWI_TRY(bwi_model_open(&m, path, err));
     BWI_TRY(bwi_lower(&lowered, m.graph, bwi_normalize_find(m.normalize), err));
     BWI_TRY(bwi_engine_from(e, &lowered, threads, plan, err));

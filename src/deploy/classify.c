@@ -54,8 +54,10 @@ static bw_status open_trained(classifier *c, const char *path, const bw_run_opti
 
 static bw_status open_network(classifier *c, const char *path, const bw_run_options *o, bw_error *err)
 {
-    const bool packed = bwi_is_packed(path);
-    bw_status st = packed ? bwi_engine_open(&c->engine, path, o->threads, o->plan, err) : open_trained(c, path, o, err);
+    bool packed;
+    bw_status st = bwi_is_packed(&packed, path, err);
+    if (st) return st;
+    st = packed ? bwi_engine_open(&c->engine, path, o->threads, o->plan, err) : open_trained(c, path, o, err);
     if (st) return st;
     if (c->engine.net) {
         const bw_net_info *i = &c->engine.info;

@@ -4,16 +4,18 @@
 #include "deploy/run/header.h"
 #include <string.h>
 
-bool bwi_is_packed(const char *path)
+bw_status bwi_is_packed(bool *packed, const char *path, bw_error *err)
 {
     bwi_file f;
     bwr_header h;
     bwr_text kind;
-    if (bwi_file_open(&f, path, NULL) != BW_OK) return false;
-    const bool packed = bwr_header_read(&h, f.data, f.size, NULL) == BW_OK && bwr_header_meta(&h, "bitwright.kind", &kind) &&
+    *packed = false;
+    const bw_status st = bwi_file_open(&f, path, err);
+    if (st) return st == BW_NOMEM ? st : BW_OK;
+    *packed = bwr_header_read(&h, f.data, f.size, NULL) == BW_OK && bwr_header_meta(&h, "bitwright.kind", &kind) &&
                         bwr_text_is(kind, "packed");
     bwi_file_close(&f);
-    return packed;
+    return BW_OK;
 }
 
 static bw_status start(bwi_engine *e, const void *data, size_t size, int threads, const char *plan, bw_error *err)

@@ -15,8 +15,8 @@ typedef struct bwi_engine {
     bw_pool *pool;
 } bwi_engine;
 
-/* Whether a file is a packed one. */
-bool bwi_is_packed(const char *path);
+/* Whether a file is a packed one; no, when it cannot be read. BW_NOMEM. */
+BW_MUST_USE bw_status bwi_is_packed(bool *packed, const char *path, bw_error *err);
 /* From a packed file, or from what bwi_lower made. threads 0: all cores; plan: "table" (NULL) or "measured". */
 BW_MUST_USE bw_status bwi_engine_open(bwi_engine *e, const char *path, int threads, const char *plan, bw_error *err);
 BW_MUST_USE bw_status bwi_engine_from(bwi_engine *e, const bwi_tensors *lowered, int threads, const char *plan, bw_error *err);

@@ -136,11 +136,13 @@ bw_status bw_eval(const char *path, const bw_eval_options *o, bw_eval_result *re
     bwi_tensors lowered = {0};
     bwi_engine e = {0};
     bwi_precision precision;
+    bool packed;
     bw_status st;
     *result = (bw_eval_result){0};
     if (err) *err = (bw_error){0};
     bwi_threads_set(o->threads);
-    if (bwi_is_packed(path)) return eval_packed(path, o, result, err);
+    BWI_TRY(bwi_is_packed(&packed, path, err));
+    if (packed) return eval_packed(path, o, result, err);
     BWI_TRY(precision_of(o->precision, &precision, err));
     BWI_TRY(bwi_model_open(&m, path, err));
     const char *source = o->data ? o->data : m.recipe->data.source, *name = o->normalize ? o->normalize : m.normalize;

@@ -8,7 +8,8 @@
 
 bool bw_is_packed(const char *path)
 {
-    return bwi_is_packed(path);
+    bool packed;
+    return bwi_is_packed(&packed, path, NULL) == BW_OK && packed;
 }
 
 static json_t *layer_json(const bw_layer_info *l)

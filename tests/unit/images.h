@@ -12,7 +12,7 @@ typedef struct made_file {
     size_t size;
 } made_file;
 
-static void made_add(png_structp png, png_bytep data, size_t n)
+static inline void made_add(png_structp png, png_bytep data, size_t n)
 {
     made_file *f = png_get_io_ptr(png);
     uint8_t *more = realloc(f->data, f->size + n);
@@ -22,14 +22,14 @@ static void made_add(png_structp png, png_bytep data, size_t n)
     f->size += n;
 }
 
-static void made_flush(png_structp png)
+static inline void made_flush(png_structp png)
 {
     (void)png;
 }
 
 /* rows [h][png_get_rowbytes]: samples as PNG stores them. palette, alpha [16] or NULL: of PNG_COLOR_TYPE_PALETTE. */
-static made_file make_png(int w, int h, int depth, int colour, int interlace, const uint8_t *rows, const png_color *palette,
-                          const uint8_t *alpha)
+static inline made_file make_png(int w, int h, int depth, int colour, int interlace, const uint8_t *rows,
+                                 const png_color *palette, const uint8_t *alpha)
 {
     made_file f = {0};
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
@@ -51,7 +51,7 @@ static made_file make_png(int w, int h, int depth, int colour, int interlace, co
 }
 
 /* pixels [h][w] in `format` of TurboJPEG. */
-static made_file make_jpeg(int w, int h, int format, int subsampling, int flags, const uint8_t *pixels)
+static inline made_file make_jpeg(int w, int h, int format, int subsampling, int flags, const uint8_t *pixels)
 {
     made_file f = {0};
     unsigned char *data = NULL;
@@ -68,7 +68,7 @@ static made_file make_jpeg(int w, int h, int format, int subsampling, int flags,
 }
 
 /* Sets the sides that the header of a JPEG file claims. */
-static void claim_sides(made_file *f, int w, int h)
+static inline void claim_sides(made_file *f, int w, int h)
 {
     for (size_t i = 0; i + 9 < f->size; i++)
         if (f->data[i] == 0xff && (f->data[i + 1] == 0xc0 || f->data[i + 1] == 0xc2)) {
@@ -80,7 +80,7 @@ static void claim_sides(made_file *f, int w, int h)
 }
 
 /* The same for PNG, with a checksum that fits. */
-static void claim_png_sides(made_file *f, uint32_t w, uint32_t h)
+static inline void claim_png_sides(made_file *f, uint32_t w, uint32_t h)
 {
     uint32_t crc = ~0u;
     for (int i = 0; i < 4; i++) f->data[16 + i] = (uint8_t)(w >> (24 - 8 * i)), f->data[20 + i] = (uint8_t)(h >> (24 - 8 * i));
