@@ -8,10 +8,13 @@ DESTDIR :=
 T       :=
 F       :=
 SECONDS := 60
+V       :=
 OPT     := $(if $(SAN),-O1,-O3)
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
+# One short line a file; V=1: the whole commands.
+say = $(if $(V),,@echo '  $1  $@';)
 
 # Each sanitizer, and fuzzing, builds in a folder of its own.
 B    := build$(if $(SAN),/san-$(SAN))
@@ -71,7 +74,7 @@ $(B)/flags $(B)/objects: FORCE
 # Text of a file as a C string.
 $(B)/text/%.h: src/%.inc
 	@mkdir -p $(@D)
-	sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/' $< > $@
+	@sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/' $< > $@
 C_CODE   := $(patsubst %.c,$(B)/%.o,$(wildcard src/deploy/c_code.c src/deploy/emit_c*.c))
 $(C_CODE): $(patsubst src/%.inc,$(B)/text/%.h,$(wildcard src/deploy/portable*.inc))
 $(C_CODE): private CFLAGS += -I$(B)/text
@@ -80,42 +83,42 @@ $(C_CODE): private CFLAGS += -I$(B)/text
 # (private: a flag of these objects alone must not reach $(B)/flags, on which all objects depend.)
 $(PROTO).c: $(ONNX_PROTO)
 	@mkdir -p $(@D)
-	protoc-c --proto_path=$(dir $<) --c_out=$(@D) $<
+	$(call say,PB) protoc-c --proto_path=$(dir $<) --c_out=$(@D) $<
 $(PROTO).h: $(PROTO).c ;
 $(PROTO).o: $(PROTO).c $(B)/flags
-	$(CC) $(CFLAGS) -w -c $< -o $@
+	$(call say,CC) $(CC) $(CFLAGS) -w -c $< -o $@
 ONNX_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard src/deploy/*onnx*.c tests/unit/test_onnx.c))
 $(ONNX_OBJ): $(PROTO).h
 $(ONNX_OBJ): private CFLAGS += -I$(B)/proto
 
 $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ISA_OF) -MMD -MP -c $< -o $@
+	$(call say,CC) $(CC) $(CFLAGS) $(ISA_OF) -MMD -MP -c $< -o $@
 
 define variant_rule
 $(B)/%.v$1.o: %.c $(B)/flags
 	@mkdir -p $$(@D)
-	$$(CC) $$(CFLAGS) $$(VARIANT_$1) -MMD -MP -c $$< -o $$@
+	$$(call say,CC) $$(CC) $$(CFLAGS) $$(VARIANT_$1) -MMD -MP -c $$< -o $$@
 endef
 $(foreach v,$(VARIANTS),$(eval $(call variant_rule,$v)))
 
 $(LIB): $(LIB_OBJ) $(B)/objects
 	@rm -f $@
-	$(AR) rcs $@ $(LIB_OBJ)
+	$(call say,AR) $(AR) rcs $@ $(LIB_OBJ)
 
 $(B)/bitwright: $(PROG_OBJ) $(LIB) $(B)/objects
-	$(CC) $(LDFLAGS) $(PROG_OBJ) $(LIB) $(LDLIBS) -o $@
+	$(call say,LD) $(CC) $(LDFLAGS) $(PROG_OBJ) $(LIB) $(LDLIBS) -o $@
 
 $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(call say,LD) $(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 
 $(B)/tests/fuzz_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/replay_main.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(call say,LD) $(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 $(B)/bench/%: $(B)/bench/%.o $(LIB)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(call say,LD) $(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 # deps comes first, whatever -j says: nothing can be compiled before the headers are there.
 check: deps
@@ -143,7 +146,7 @@ fuzz:
 	@test -f 'tests/fuzz/$(F).c' || { echo "make fuzz: choose one with F=NAME:" $(notdir $(FUZZERS)); exit 2; }
 	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined F=$(F) SECONDS=$(SECONDS) run-fuzz
 run-fuzz: $(B)/tests/fuzz/$(F).o $(LIB)
-	$(CC) -fsanitize=fuzzer,address,undefined $(LDFLAGS) $^ $(LDLIBS) -o $(B)/$(F)
+	$(call say,LD) $(CC) -fsanitize=fuzzer,address,undefined $(LDFLAGS) $^ $(LDLIBS) -o $(B)/$(F)
 	@BUILD=$(B) scripts/fuzz $(F) $(SECONDS)
 
 install: all
@@ -175,7 +178,7 @@ help:
 	@echo 'make install     PREFIX=/usr/local DESTDIR='
 	@echo 'make deps        install the Debian packages that are missing'
 	@echo 'make clean       remove build/'
-	@echo 'Options: CC=clang  SAN=address,undefined  SAN=thread (with CC=clang)  WERROR=1  OPT=-O2; SAN builds in build/san-...'
+	@echo 'Options: CC=clang  SAN=address,undefined  SAN=thread (with CC=clang)  WERROR=1  OPT=-O2  V=1 (whole commands); SAN builds in build/san-...'
 
 -include $(shell find $(wildcard $(addprefix $(B)/,src tools tests bench)) -name '*.d' 2>/dev/null)
 .SECONDARY:
