@@ -13,7 +13,7 @@ bw_status bwi_is_packed(bool *packed, const char *path, bw_error *err)
     const bw_status st = bwi_file_open(&f, path, err);
     if (st) return st == BW_NOMEM ? st : BW_OK;
     *packed = bwr_header_read(&h, f.data, f.size, NULL) == BW_OK && bwr_header_meta(&h, "bitwright.kind", &kind) &&
-                        bwr_text_is(kind, "packed");
+              bwr_text_is(kind, "packed");
     bwi_file_close(&f);
     return BW_OK;
 }
