@@ -85,19 +85,34 @@ static void real_conv(const bwk_conv_spec *s, const float *w, const float *x, fl
         }
 }
 
+/* to = max(to, from, from + c, ..) of so many neighbours, in this order, [c] each. */
+static inline void max_of(const float *restrict from, const int neighbours, size_t c, float *restrict to)
+{
+    for (size_t k = 0; k < c; k++) {
+        float most = to[k];
+        for (int i = 0; i < neighbours; i++) {
+            const float v = from[(size_t)i * c + k];
+            most = v > most ? v : most;
+        }
+        to[k] = most;
+    }
+}
+
 static void real_max_pool(const bwk_conv_spec *s, const float *x, int row, float *out)
 {
     const size_t c = (size_t)s->ic;
-    const int top = row * s->stride - s->pad;
+    const int top = row * s->stride - s->pad, from_y = top < 0 ? 0 : top, to_y = top + s->kh < s->ih ? top + s->kh : s->ih;
     for (int ox = 0; ox < s->ow; ox++, out += c) {
-        const int left = ox * s->stride - s->pad;
-        float *restrict to = out;
-        for (size_t k = 0; k < c; k++) to[k] = -INFINITY;
-        for (int ky = top < 0 ? -top : 0; ky < s->kh && top + ky < s->ih; ky++)
-            for (int kx = left < 0 ? -left : 0; kx < s->kw && left + kx < s->iw; kx++) {
-                const float *restrict from = x + (offset(top + ky, s->iw) + (size_t)(left + kx)) * c;
-                for (size_t k = 0; k < c; k++) to[k] = from[k] > to[k] ? from[k] : to[k];
-            }
+        const int left = ox * s->stride - s->pad, from_x = left < 0 ? 0 : left,
+                  to_x = left + s->kw < s->iw ? left + s->kw : s->iw;
+        for (size_t k = 0; k < c; k++) out[k] = -INFINITY;
+        for (int y = from_y; y < to_y; y++) {
+            const float *from = x + (offset(y, s->iw) + (size_t)from_x) * c;
+            int n = to_x - from_x; /* with two or three in a pass, maxima stay in registers */
+            for (; n >= 3; n -= 3, from += 3 * c) max_of(from, 3, c, out);
+            if (n == 2) max_of(from, 2, c, out);
+            if (n == 1) max_of(from, 1, c, out);
+        }
     }
 }
 

@@ -300,6 +300,40 @@ static void check_odd(const char *weights, double most)
     bwi_graph_destroy(&g);
 }
 
+/* Maps that are pooled in several bands, of a kernel for any rows and of one for pairs of rows. */
+static void test_bands(void **state)
+{
+    (void)state;
+    const bwi_attr wide = {.out = 32, .kh = 3, .kw = 3, .pad = 1}, norm = {.eps = 1e-5, .momentum = 0.1},
+                   most = {.kh = 3, .kw = 3, .stride = 2, .pad = 1}, mean = {.kh = 3, .kw = 3, .stride = 2},
+                   last = {.out = 5, .bias = true};
+    const bwi_quant_spec spec = {.weight_quantizer = "lsq",
+                                 .activation_quantizer = "lsq",
+                                 .weight_bits = 4,
+                                 .activation_bits = 4,
+                                 .policy = "first-last-8"};
+    bwi_graph *g;
+    int v = 0;
+    CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){400, 24, 3}, err));
+    CHECK(bwi_graph_add(g, "conv2d", "conv1", &v, 1, &wide, &v, err));
+    CHECK(bwi_graph_add(g, "batch_norm", "bn1", &v, 1, &norm, &v, err));
+    CHECK(bwi_graph_add(g, "relu", "relu1", &v, 1, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "max_pool", "pool1", &v, 1, &most, &v, err));
+    CHECK(bwi_graph_add(g, "conv2d", "conv2", &v, 1, &wide, &v, err));
+    CHECK(bwi_graph_add(g, "batch_norm", "bn2", &v, 1, &norm, &v, err));
+    CHECK(bwi_graph_add(g, "relu", "relu2", &v, 1, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "avg_pool", "pool2", &v, 1, &mean, &v, err));
+    CHECK(bwi_graph_add(g, "global_pool", "pool3", &v, 1, NULL, &v, err));
+    CHECK(bwi_graph_add(g, "linear", "fc", &v, 1, &last, &v, err));
+    g->output = v;
+    g->classes = 5;
+    CHECK(bwi_graph_quantize(g, &spec, err));
+    warm_up(g);
+    const double worst = compare(g, "bands");
+    if (worst > 0) fail_msg("bands: logits differ by %g", worst);
+    bwi_graph_destroy(&g);
+}
+
 static void test_odd(void **state)
 {
     (void)state;
@@ -669,10 +703,11 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lsq),       cmocka_unit_test(test_others), cmocka_unit_test(test_real_levels),
-        cmocka_unit_test(test_families),  cmocka_unit_test(test_odd),    cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_version_1), cmocka_unit_test(test_memory), cmocka_unit_test(test_plans),
-        cmocka_unit_test(test_codes),     cmocka_unit_test(test_size),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_lsq),      cmocka_unit_test(test_others),    cmocka_unit_test(test_real_levels),
+        cmocka_unit_test(test_families), cmocka_unit_test(test_odd),       cmocka_unit_test(test_bands),
+        cmocka_unit_test(test_damaged),  cmocka_unit_test(test_version_1), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_plans),    cmocka_unit_test(test_codes),     cmocka_unit_test(test_size),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

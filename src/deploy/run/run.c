@@ -14,6 +14,7 @@ typedef struct bwr_ready {
     void *packed;
     float
         *real; /* conv_real: weights [kh][kw][ic/groups][oc] as floats, codes or values; input: what bytes stand for [c][256] */
+    uint8_t *codes; /* input: codes of the bytes [n_codes][c][256]; NULL: the values are wanted, too */
 } bwr_ready;
 
 struct bw_net {
@@ -24,6 +25,8 @@ struct bw_net {
     size_t scratch, work_bytes; /* scratch: where the scratch begins in work; values lie before it */
     size_t trials;              /* where kernels that are tried have their weights, behind the net */
 };
+
+enum { BAND_BYTES = 256 * 1024 }; /* of a map that is pooled: half of a small second-level cache, less on others */
 
 static size_t round64(size_t n)
 {
@@ -93,8 +96,21 @@ static size_t trial_bytes(const bwr_ready *r, bw_plan plan)
 static size_t prepared_bytes(const bwr_layer *l, const bwr_ready *r, const bwr_value *in, bw_plan plan)
 {
     if (r->kernel) return kernel_bytes(r, plan, true);
-    if (l->kind == BWR_input) return round64((size_t)l->c * 256 * sizeof(float));
+    if (l->kind == BWR_input) return round64((size_t)l->c * 256 * (sizeof(float) + (size_t)l->n_codes));
     return l->kind == BWR_conv_real ? round64(bwr_weights(l, in->c) * sizeof(float)) : 0;
+}
+
+/* Whether layer i is followed by a pool of its result. Both then run band by band, so that the pool finds in the cache what it reads. */
+static bool in_bands(const bwr_plan *p, int i)
+{
+    const bwr_layer *l = &p->layer[i], *next = l + 1;
+    return (l->kind == BWR_conv || l->kind == BWR_conv_real) && i + 1 < p->n_layers && next->in == l->out &&
+           (next->kind == BWR_max_pool || next->kind == BWR_avg_pool);
+}
+
+static void outlive(bwr_plan *p, int value, int layer)
+{
+    if (value >= 0 && p->value[value].last < layer) p->value[value].last = layer;
 }
 
 /* Fills all of net but the prepared weights; *bytes: what those take behind it, and one layer's codes (and trials) on their way. */
@@ -121,6 +137,8 @@ static bw_status lay_out(bw_net *net, const void *file, size_t size, bw_plan pla
         scratch = own > scratch ? own : scratch;
         *bytes += prepared_bytes(l, r, in, plan);
     }
+    for (int i = 0; i < p->n_layers; i++)
+        if (in_bands(p, i)) outlive(p, p->layer[i].in, i + 1), outlive(p, p->layer[i].residual, i + 1);
     net->trials = *bytes;
     *bytes += most;
     net->finish = bwk_finish_for_cpu();
@@ -232,6 +250,23 @@ static void input_row(const bwr_layer *l, const float *table, const uint8_t *ima
         for (size_t k = 0; k < c; k++) row[i + k] = table[k * 256 + from[i + k]];
 }
 
+static void input_codes_row(const bwr_layer *l, const uint8_t *table, const uint8_t *image, int oy, uint8_t *map)
+{
+    const size_t n = (size_t)l->w * (size_t)l->c, c = (size_t)l->c;
+    const uint8_t *from = image + (size_t)oy * n;
+    uint8_t *to = map + (size_t)oy * n;
+    if (c == 3) {
+        for (size_t i = 0; i < n; i += 3) {
+            to[i] = table[from[i]];
+            to[i + 1] = table[256 + from[i + 1]];
+            to[i + 2] = table[512 + from[i + 2]];
+        }
+        return;
+    }
+    for (size_t i = 0; i < n; i += c)
+        for (size_t k = 0; k < c; k++) to[i + k] = table[k * 256 + from[i + k]];
+}
+
 /* What follows the layer, with every pointer where this run's values lie. */
 static bwk_finish finish_of(const bwr_layer *l, const bwr_plan *p, char *values)
 {
@@ -282,6 +317,12 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, int from_r
         run_conv(net, i, &f, x, from_row, to_row, scratch);
         return;
     }
+    if (net->ready[i].codes) {
+        for (int k = 0; k < l->n_codes; k++)
+            for (int y = from_row; y < to_row; y++)
+                input_codes_row(l, net->ready[i].codes + (size_t)k * (size_t)l->c * 256, image, y, f.codes[k].to);
+        return;
+    }
     float *row = (float *)(void *)scratch;
     for (int y = from_row; y < to_row; y++) {
         switch (l->kind) {
@@ -310,6 +351,24 @@ static void run_layer(const bw_net *net, int i, const uint8_t *image, int from_r
             break;
         }
         net->real->finish(&f, (size_t)y * (size_t)l->w, (size_t)l->w, row);
+    }
+}
+
+/* Layer i and the pool behind it, a band after the other. */
+static void run_bands(const bw_net *net, int i, const uint8_t *image, char *values, char *scratch)
+{
+    const bwr_layer *l = &net->plan.layer[i], *pool = l + 1;
+    const int grain = net->ready[i].kernel ? net->ready[i].kernel->row_grain : 1;
+    const size_t row = (size_t)pool->stride * (size_t)l->w * (size_t)l->c * sizeof(float);
+    const int band = row < BAND_BYTES ? (int)(BAND_BYTES / row) : 1;
+    for (int from = 0, to, done = 0; from < pool->h; from = to) {
+        to = from + band < pool->h ? from + band : pool->h;
+        int need = to == pool->h ? l->h : (to - 1) * pool->stride - pool->pad + pool->kh;
+        need = (need + grain - 1) / grain * grain;
+        need = need < l->h ? need : l->h;
+        if (need > done) run_layer(net, i, image, done, need, values, scratch);
+        done = need > done ? need : done;
+        run_layer(net, i + 1, image, from, to, values, scratch);
     }
 }
 
@@ -432,6 +491,25 @@ static void real_weights(const bwr_layer *l, size_t taps, float *to)
         }
 }
 
+/* What bytes stand for, and their codes when nothing but these is wanted. */
+static void input_tables(const bw_net *net, const bwr_layer *l, bwr_ready *r, void *at)
+{
+    float t[256];
+    bwk_finish f = finish_of(l, &net->plan, NULL);
+    const size_t n = (size_t)l->c * 256;
+    r->real = at;
+    for (int c = 0; c < l->c; c++) /* as training's loader, in float and in this order */
+        for (int v = 0; v < 256; v++) r->real[c * 256 + v] = ((float)v / 255.0f - l->mean[c]) / l->deviation[c];
+    if (l->out >= 0) return;
+    r->codes = (uint8_t *)(r->real + n);
+    f.channels = 1;
+    for (size_t c = 0; c < (size_t)l->c; c++) {
+        for (int k = 0; k < l->n_codes; k++) f.codes[k].to = r->codes + (size_t)k * n + c * 256;
+        memcpy(t, r->real + c * 256, sizeof t);
+        net->real->finish(&f, 0, 256, t);
+    }
+}
+
 bw_status bw_net_init_plan(bw_net **out, const void *file, size_t size, bw_plan plan, void *memory, size_t bytes, void *work,
                            bw_error *err)
 {
@@ -465,9 +543,7 @@ bw_status bw_net_init_plan(bw_net **out, const void *file, size_t size, bw_plan 
             r->real = (float *)(void *)at;
             real_weights(l, bwr_weights(l, in->c) / (size_t)l->c, r->real);
         } else if (l->kind == BWR_input) {
-            r->real = (float *)(void *)at;
-            for (int c = 0; c < l->c; c++) /* as training's loader, in float and in this order */
-                for (int v = 0; v < 256; v++) r->real[c * 256 + v] = ((float)v / 255.0f - l->mean[c]) / l->deviation[c];
+            input_tables(net, l, r, at);
         }
         at += own;
     }
@@ -503,7 +579,11 @@ void bw_net_run(const bw_net *net, const uint8_t *images, int n, float *logits, 
     const bwr_plan *p = &net->plan;
     char *values = work;
     for (int k = 0; k < n; k++, images += image_bytes(net), logits += p->layer[p->n_layers - 1].c) {
-        for (int i = 0; i < p->n_layers; i++) run_layer(net, i, images, 0, p->layer[i].h, values, values + net->scratch);
+        for (int i = 0; i < p->n_layers; i++)
+            if (in_bands(p, i))
+                run_bands(net, i++, images, values, values + net->scratch);
+            else
+                run_layer(net, i, images, 0, p->layer[i].h, values, values + net->scratch);
         copy_logits(net, values, logits);
     }
 }
