@@ -229,6 +229,19 @@ static bw_status add_point(report *r, const char *folder, const char *network, c
     return point && !json_array_append_new(r->points, point) ? BW_OK : no_memory(err);
 }
 
+static bool is_result(const json_t *search)
+{
+    const json_t *layers = json_object_get(search, "layers"), *layer;
+    size_t i;
+    if (!json_is_array(layers)) return false;
+    json_array_foreach(layers, i, layer)
+    {
+        const json_int_t bits = json_integer_value(json_object_get(layer, "bits"));
+        if (bits < 1 || bits > BWI_SEARCH_BITS || !json_is_string(json_object_get(layer, "name"))) return false;
+    }
+    return true;
+}
+
 static bw_status add_search(report *r, const char *folder, const char *path, bw_error *err)
 {
     json_error_t where;
@@ -236,7 +249,7 @@ static bw_status add_search(report *r, const char *folder, const char *path, bw_
     const char *network = text_of(json_object_get(search, "search"), "model");
     size_t i;
     bw_status st;
-    if (!json_is_object(search) || !json_is_array(json_object_get(search, "layers"))) {
+    if (!is_result(search)) {
         json_decref(search);
         return bwi_fail(err, BW_FORMAT, "%s: it is not the result of a search; search again with resume", path);
     }
