@@ -36,7 +36,7 @@ static const golden_case cases[] = {
      .lr = 4e-4,
      .quant_lr = 4e-4,
      .grad_tolerance = 1e-3,
-     .loss_tolerance = 0.05},
+     .loss_tolerance = 0.1},
     {.name = "ewgs",
      .quant = {.weight_quantizer = "interval",
                .weight_gradient = "ewgs:delta=0.001",
