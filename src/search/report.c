@@ -229,15 +229,26 @@ static bw_status add_point(report *r, const char *folder, const char *network, c
     return point && !json_array_append_new(r->points, point) ? BW_OK : no_memory(err);
 }
 
+/* Errors are percentages, and bytes fit a file; either may be unknown. */
+static bool is_measured(const json_t *object)
+{
+    const double error = number_of(object, "error"), bytes = number_of(object, "weight_bytes");
+    return !(error < 0 || error > 100 || bytes < 0 || bytes > 1e15);
+}
+
 static bool is_result(const json_t *search)
 {
-    const json_t *layers = json_object_get(search, "layers"), *layer;
+    const json_t *layers = json_object_get(search, "layers"), *other;
     size_t i;
-    if (!json_is_array(layers)) return false;
-    json_array_foreach(layers, i, layer)
+    if (!json_is_array(layers) || !is_measured(search)) return false;
+    json_array_foreach(layers, i, other)
     {
-        const json_int_t bits = json_integer_value(json_object_get(layer, "bits"));
-        if (bits < 1 || bits > BWI_SEARCH_BITS || !json_is_string(json_object_get(layer, "name"))) return false;
+        const json_int_t bits = json_integer_value(json_object_get(other, "bits"));
+        if (bits < 1 || bits > BWI_SEARCH_BITS || !json_is_string(json_object_get(other, "name"))) return false;
+    }
+    json_array_foreach(json_object_get(search, "uniform"), i, other)
+    {
+        if (!is_measured(other)) return false;
     }
     return true;
 }
