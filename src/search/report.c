@@ -286,7 +286,8 @@ static double last_accuracy(const bwi_file *f)
     const uint8_t *end;
     for (size_t at = 0; at < f->size && (end = memchr(f->data + at, '\n', f->size - at)); at = (size_t)(end - f->data) + 1) {
         json_t *line = json_loadb((const char *)f->data + at, (size_t)(end - f->data) - at, 0, NULL);
-        if (json_is_number(json_object_get(line, "test_top1"))) accuracy = number_of(line, "test_top1");
+        const double top1 = number_of(line, "test_top1");
+        if (top1 >= 0 && top1 <= 100) accuracy = top1;
         json_decref(line);
     }
     return accuracy;
