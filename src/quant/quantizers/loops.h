@@ -59,10 +59,11 @@ BWI_LOOP real q_grid(int mode, real raw, real u)
 #endif
 }
 
-/* dL/du: how the gradient passes D. One form for all methods, so that one that changes nothing gives the very bits of STE. Where gc is 0
- * its sign does not matter. */
-BWI_LOOP real q_pass(qc k, real gc, real u, real c)
+/* dL/du: how the gradient passes D. With delta 0 that is gc to the bit, so loops leave it out then (scaled is a constant in them). Where
+ * gc is 0 its sign does not matter. */
+BWI_LOOP real q_pass(bool scaled, qc k, real gc, real u, real c)
 {
+    if (!scaled) return gc;
     real d = k.delta * (u - c);
     return gc * (1 + (gc < 0 ? -d : d));
 }
@@ -133,7 +134,7 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
 #pragma omp simd reduction(+ : s0, s1, s2, clipped)
         for (size_t i = at; i < end; i++) {
             real raw = q_raw(mode, q, x[i]), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, raw, u);
-            real gc = gscale * gcode[i], g = q_inside(mode, q, raw) ? q_pass(q, gc, u, c) : 0;
+            real gc = gscale * gcode[i], g = q_inside(mode, q, raw) ? q_pass(true, q, gc, u, c) : 0;
             gx[i] = g * q_slope(mode, q, u);
             qsums t = q_terms(mode, q, u, c, gc, g);
             s0 += t.s0;
@@ -146,8 +147,8 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
 }
 
 /* backward in one loop with what stands between the quantizer and memory (bwi_chain). */
-BWI_LOOP void chain_backward_as(const int mode, const bool affine, const bool summed, const bwi_qk *k, const bwi_chain *chain,
-                                const real *gcode, real gcode_scale, size_t n, real *gx, double *sums)
+BWI_LOOP void chain_backward_as(const int mode, const bool scaled, const bool affine, const bool summed, const bwi_qk *k,
+                                const bwi_chain *chain, const real *gcode, real gcode_scale, size_t n, real *gx, double *sums)
 {
     static const real nothing[BWI_QBLOCK];
     const qc q = consts(k);
@@ -159,7 +160,8 @@ BWI_LOOP void chain_backward_as(const int mode, const bool affine, const bool su
         real y = chain_y(affine, x, a, b, i);
         if (affine) y = y < floor ? floor : y;
         real raw = q_raw(mode, q, y), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, raw, u), gc = gcode_scale * gcode[i];
-        real g = q_inside(mode, q, raw) ? q_pass(q, gc, u, c) : 0, v = g * q_slope(mode, q, u) + other[i];
+        real g = q_inside(mode, q, raw) ? q_pass(scaled, q, gc, u, c) : 0, v = g * q_slope(mode, q, u);
+        if (!affine) v += other[i]; /* y that is not stored has no other consumer */
         gx[i] = y > floor ? v : 0;
         if (!summed) continue; /* decided at compile time */
         qsums t = q_terms(mode, q, u, c, gc, g);
@@ -237,17 +239,25 @@ static void loop_chain_backward(const bwi_qk *k, const bwi_chain *chain, const v
 {
     const real gs = (real)(k->mul * gscale);
     double unused[BWI_QPARAMS + 1] = {0};
-#define CALL(mode)                                                                                                             \
+#define LINK(mode, scaled)                                                                                                     \
     do {                                                                                                                       \
         if (chain->a && sums)                                                                                                  \
-            chain_backward_as(mode, true, true, k, chain, gcode, gs, n, gx, sums);                                             \
+            chain_backward_as(mode, scaled, true, true, k, chain, gcode, gs, n, gx, sums);                                     \
         else if (chain->a)                                                                                                     \
-            chain_backward_as(mode, true, false, k, chain, gcode, gs, n, gx, NULL);                                            \
+            chain_backward_as(mode, scaled, true, false, k, chain, gcode, gs, n, gx, NULL);                                    \
         else                                                                                                                   \
-            chain_backward_as(mode, false, true, k, chain, gcode, gs, n, gx, sums ? sums : unused);                            \
+            chain_backward_as(mode, scaled, false, true, k, chain, gcode, gs, n, gx, sums ? sums : unused);                    \
+    } while (0)
+#define CALL(mode)                                                                                                             \
+    do {                                                                                                                       \
+        if (k->delta == 0)                                                                                                     \
+            LINK(mode, false);                                                                                                 \
+        else                                                                                                                   \
+            LINK(mode, true);                                                                                                  \
     } while (0)
     MODES(CALL);
 #undef CALL
+#undef LINK
 }
 #undef MODES
 
