@@ -273,7 +273,7 @@ typedef struct bw_search_result {
     double error;                   /* top-1 on the validation images, percent */
     double cost, limit;             /* of the network, and the budget */
     const char *unit;               /* of both: "bit", "bit operations", "ms"; static */
-    size_t packed_bytes;            /* of the network's packed file: weights, batch norms and biases, names */
+    size_t packed_bytes;            /* of the network's packed file, names included; 0: it cannot be packed */
 } bw_search_result;
 /* Searches the bit-width of each quantized layer under a budget (Wang et al. 2020, section 3.3; for other ways see their rows in bw_list). model: a
  * model or checkpoint, whose weights come from its hypernetwork when it has one and otherwise are quantized as they are. Writes out_dir/recipe.yaml,

@@ -11,7 +11,11 @@ bw_status bwi_is_packed(bool *packed, const char *path, bw_error *err)
     bwr_text kind;
     *packed = false;
     const bw_status st = bwi_file_open(&f, path, err);
-    if (st) return st == BW_NOMEM ? st : BW_OK;
+    if (st == BW_NOMEM) return st;
+    if (st) { /* who opens it next says why */
+        if (err) *err = (bw_error){0};
+        return BW_OK;
+    }
     *packed = bwr_header_read(&h, f.data, f.size, NULL) == BW_OK && bwr_header_meta(&h, "bitwright.kind", &kind) &&
               bwr_text_is(kind, "packed");
     bwi_file_close(&f);

@@ -15,7 +15,7 @@ typedef struct bwi_outcome {
     json_t *key;         /* what evaluations depend on */
     bool seen;           /* the model was trained on the validation images */
     double float_bytes;  /* of weights that are not searched */
-    size_t packed_bytes; /* of the found network's packed file */
+    size_t packed_bytes; /* of the found network's packed file; 0: it cannot be packed */
     const char *out_dir;
 } bwi_outcome;
 

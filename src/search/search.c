@@ -265,6 +265,10 @@ static bw_status finish(searching *s, const char *method, bw_search_result *resu
     if (!st)
         st = bwi_packed_bytes(&outcome.packed_bytes, s->recipe,
                               bwi_tensors_meta(&bwi_candidates_model(s->candidates)->file, BWI_META_CLASSES), err);
+    if (st == BW_UNSUPPORTED) { /* what cannot be packed can still be searched and trained */
+        if (err) *err = (bw_error){0};
+        st = BW_OK;
+    }
     if (!st) st = bwi_outcome_write(&outcome, err);
     if (st) return st;
     *result = (bw_search_result){.layers = p->n,

@@ -1,8 +1,8 @@
 #include "search/trials.h"
 #include "base/alloc.h"
 #include "base/file.h"
-#include "base/rng.h"
 #include "base/par.h"
+#include "base/rng.h"
 #include "train/run.h"
 #include <errno.h>
 #include <math.h>

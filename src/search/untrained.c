@@ -52,6 +52,7 @@ bw_status bwi_packed_bytes(size_t *bytes, bw_recipe *r, const char *classes, bw_
     bwi_tensors lowered = {0};
     uint8_t *image = NULL;
     bw_status st;
+    *bytes = 0;
     BWI_TRY(bwi_lower_untrained(&lowered, r, err));
     if (classes) BWI_TRY(bwi_tensors_add_meta(&lowered, BWI_META_CLASSES, classes, err));
     BWI_TRY(bwi_safetensors_image(&image, bytes, &lowered, err));

@@ -6,6 +6,7 @@
 
 /* bwi_lower of the network that a recipe trains, hypernetwork aside, at random weights; free with bwi_tensors_free. */
 BW_MUST_USE bw_status bwi_lower_untrained(bwi_tensors *lowered, bw_recipe *r, bw_error *err);
-/* Size of its packed file; classes: their names as files hold them (BWI_META_CLASSES), NULL: none. */
+/* Size of its packed file; classes: their names as files hold them (BWI_META_CLASSES), NULL: none. BW_UNSUPPORTED names the layer that
+ * cannot be packed. */
 BW_MUST_USE bw_status bwi_packed_bytes(size_t *bytes, bw_recipe *r, const char *classes, bw_error *err);
 #endif

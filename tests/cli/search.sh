@@ -76,6 +76,11 @@ for method in greedy knapsack; do
 done
 expect 0 search $model --budget latency=20ms --out latency --bits 2-3 $few --method random:evaluations=1 --quiet \
     --set hypernet.hidden=0 --set quant.weight=lsq --set quant.activation=lsq --set quant.activation_bits=4
+# What cannot be packed, here for its signed 1-bit input, has no size, but is found.
+expect 0 search $model --budget size=16x --out unpackable $few --method greedy --quiet --json \
+    --set hypernet.hidden=0 --set quant.weight=lsq --set quant.activation=lsq --set quant.activation_bits=1 --set quant.policy=all
+json out '$o->{packed_bytes} == 0'
+[ -s unpackable/search.json ] || fail "a network that cannot be packed was not found"
 # A float model is searched, too, on images that it has seen.
 expect 0 train tiny.yaml --set hypernet.hidden=0 --set hypernet.min_bits=0 --set hypernet.max_bits=0 --set data.holdout=0 --set quant.weight=none \
     --out runs/float --quiet

@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "check.h"
 #include "deploy/export.h"
+#include <stdio.h>
 #include <string.h>
 
 /* Random weights, batch norms with negative and zero gamma, running statistics and step sizes of two batches of noise. */
@@ -29,6 +30,20 @@ static inline void warm_up(bwi_graph *g)
         CHECK(bwi_exec_forward(e, BATCH, true, NULL, err));
     }
     bwi_exec_destroy(&e);
+}
+
+/* Convolution `name` of value `in`, batch norm and ReLU; returns their value. */
+static inline int add_layer(bwi_graph *g, const char *name, const bwi_attr *conv, int in)
+{
+    const bwi_attr norm = {.eps = 1e-5, .momentum = 0.1};
+    char text[40];
+    int v;
+    CHECK(bwi_graph_add(g, "conv2d", name, &in, 1, conv, &v, err));
+    snprintf(text, sizeof text, "%s.bn", name);
+    CHECK(bwi_graph_add(g, "batch_norm", text, &v, 1, &norm, &v, err));
+    snprintf(text, sizeof text, "%s.relu", name);
+    CHECK(bwi_graph_add(g, "relu", text, &v, 1, NULL, &v, err));
+    return v;
 }
 
 static inline const bwi_exporter *exporter(const char *form)

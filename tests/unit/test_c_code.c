@@ -27,12 +27,8 @@ static bwi_graph *network(const bwi_quant_spec *spec)
     bwi_graph *g;
     int v = 0, first;
     CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){H, W, 3}, err));
-    CHECK(bwi_graph_add(g, "conv2d", "stem", &v, 1, &stem, &v, err));
-    CHECK(bwi_graph_add(g, "batch_norm", "bn1", &v, 1, &norm, &v, err));
-    CHECK(bwi_graph_add(g, "relu", "relu1", &v, 1, NULL, &first, err));
-    CHECK(bwi_graph_add(g, "conv2d", "group", &first, 1, &group, &v, err));
-    CHECK(bwi_graph_add(g, "batch_norm", "bn2", &v, 1, &norm, &v, err));
-    CHECK(bwi_graph_add(g, "relu", "relu2", &v, 1, NULL, &v, err));
+    first = add_layer(g, "stem", &stem, v);
+    v = add_layer(g, "group", &group, first);
     CHECK(bwi_graph_add(g, "conv2d", "wide", &v, 1, &wide, &v, err));
     CHECK(bwi_graph_add(g, "batch_norm", "bn3", &v, 1, &norm, &v, err));
     CHECK(bwi_graph_add(g, "shortcut_a", "cut", &first, 1, &cut, &first, err));
@@ -241,7 +237,7 @@ static void test_infinite(void **state)
     bwi_tensors lowered;
     bw_error error;
     for (int i = 0; i < g->n_params; i++)
-        if (g->param[i].role == BWI_PARAM_NORM && !strncmp(g->param[i].name, "bn2", 3))
+        if (g->param[i].role == BWI_PARAM_NORM && !strncmp(g->param[i].name, "group.bn", 8))
             ((float *)g->param[i].data)[2] = INFINITY;
     CHECK(bwi_lower(&lowered, g, bwi_normalize_find("cifar"), err));
     CHECK(write_to(&lowered, "c", in_root("infinite.c"), err));

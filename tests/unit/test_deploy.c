@@ -271,17 +271,14 @@ static void check_odd(const char *weights, double most)
     const bwi_attr stem = {.out = 12, .kh = 5, .kw = 3, .stride = 2, .pad = 1},
                    group = {.out = 18, .kh = 3, .kw = 3, .pad = 1, .groups = 3},
                    depth = {.out = 18, .kh = 3, .kw = 3, .stride = 2, .groups = 18},
-                   one = {.out = 18, .kh = 1, .kw = 1, .bias = true}, norm = {.eps = 1e-5, .momentum = 0.1},
-                   pool = {.kh = 3, .kw = 3, .stride = 2, .pad = 1}, average = {.kh = 2, .kw = 2, .stride = 2},
-                   last = {.out = 5, .bias = true};
+                   one = {.out = 18, .kh = 1, .kw = 1, .bias = true}, pool = {.kh = 3, .kw = 3, .stride = 2, .pad = 1},
+                   average = {.kh = 2, .kw = 2, .stride = 2}, last = {.out = 5, .bias = true};
     const bwi_quant_spec spec = {
         .weight_quantizer = weights, .activation_quantizer = "lsq", .weight_bits = 3, .activation_bits = 4, .policy = "all"};
     bwi_graph *g;
     int v = 0, left, right;
     CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){47, 39, 3}, err));
-    CHECK(bwi_graph_add(g, "conv2d", "stem", &v, 1, &stem, &v, err));
-    CHECK(bwi_graph_add(g, "batch_norm", "bn1", &v, 1, &norm, &v, err));
-    CHECK(bwi_graph_add(g, "relu", "relu1", &v, 1, NULL, &v, err));
+    v = add_layer(g, "stem", &stem, v);
     CHECK(bwi_graph_add(g, "max_pool", "pool1", &v, 1, &pool, &v, err));
     CHECK(bwi_graph_add(g, "conv2d", "group", &v, 1, &group, &left, err));
     CHECK(bwi_graph_add(g, "conv2d", "one", &v, 1, &one, &right, err));
@@ -304,9 +301,8 @@ static void check_odd(const char *weights, double most)
 static void test_bands(void **state)
 {
     (void)state;
-    const bwi_attr wide = {.out = 32, .kh = 3, .kw = 3, .pad = 1}, norm = {.eps = 1e-5, .momentum = 0.1},
-                   most = {.kh = 3, .kw = 3, .stride = 2, .pad = 1}, mean = {.kh = 3, .kw = 3, .stride = 2},
-                   last = {.out = 5, .bias = true};
+    const bwi_attr wide = {.out = 32, .kh = 3, .kw = 3, .pad = 1}, most = {.kh = 3, .kw = 3, .stride = 2, .pad = 1},
+                   mean = {.kh = 3, .kw = 3, .stride = 2}, last = {.out = 5, .bias = true};
     const bwi_quant_spec spec = {.weight_quantizer = "lsq",
                                  .activation_quantizer = "lsq",
                                  .weight_bits = 4,
@@ -315,13 +311,9 @@ static void test_bands(void **state)
     bwi_graph *g;
     int v = 0;
     CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){400, 24, 3}, err));
-    CHECK(bwi_graph_add(g, "conv2d", "conv1", &v, 1, &wide, &v, err));
-    CHECK(bwi_graph_add(g, "batch_norm", "bn1", &v, 1, &norm, &v, err));
-    CHECK(bwi_graph_add(g, "relu", "relu1", &v, 1, NULL, &v, err));
+    v = add_layer(g, "conv1", &wide, v);
     CHECK(bwi_graph_add(g, "max_pool", "pool1", &v, 1, &most, &v, err));
-    CHECK(bwi_graph_add(g, "conv2d", "conv2", &v, 1, &wide, &v, err));
-    CHECK(bwi_graph_add(g, "batch_norm", "bn2", &v, 1, &norm, &v, err));
-    CHECK(bwi_graph_add(g, "relu", "relu2", &v, 1, NULL, &v, err));
+    v = add_layer(g, "conv2", &wide, v);
     CHECK(bwi_graph_add(g, "avg_pool", "pool2", &v, 1, &mean, &v, err));
     CHECK(bwi_graph_add(g, "global_pool", "pool3", &v, 1, NULL, &v, err));
     CHECK(bwi_graph_add(g, "linear", "fc", &v, 1, &last, &v, err));

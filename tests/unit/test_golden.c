@@ -2,8 +2,10 @@
  * out. Losses of ten steps, and of every parameter's gradient in the first step its norm, a projection and some entries.
  *
  * In double both must agree to nearly all digits, all the way. In float that cannot be: errors grow from step to step, and a value that lies
- * within one of a rounding boundary takes another code, which with two bits is a different network. */
+ * within one of a rounding boundary takes another code, which with two bits is a different network. PyTorch's float run does the same on a
+ * CPU of the same instructions, so there it is followed, too. */
 #include "check.h"
+#include "base/cpu.h"
 #include "io/io.h"
 #include "optim/optim.h"
 #include "zoo/zoo.h"
@@ -13,7 +15,7 @@
 #include <string.h>
 #include "golden.h"
 
-enum { BATCH = 32, BATCHES = 2, STEPS = 10, SAMPLES = 32, SIDE = 32, CHANNELS = 3, CLASSES = 10, MAX_PARAMS = 256 };
+enum { BATCH = 32, BATCHES = 2, STEPS = 10, EARLY = 2, SAMPLES = 32, SIDE = 32, CHANNELS = 3, CLASSES = 10, MAX_PARAMS = 256 };
 
 typedef struct golden_case {
     const char *name;
@@ -21,7 +23,7 @@ typedef struct golden_case {
     bool last_bn;
     const char *optimizer;
     double lr, quant_lr;
-    double grad_tolerance, loss_tolerance; /* float: of a gradient's scale in the first step; of the loss */
+    double grad_tolerance, loss_tolerance; /* float: of a gradient's scale in the first step; of the loss from step EARLY on */
 } golden_case;
 
 static const golden_case cases[] = {
@@ -239,11 +241,14 @@ static void compare_run(const bwi_tensors *golden, const golden_case *c, bwi_dty
     run_create(&r, c, real);
     for (int t = 0; t < STEPS; t++) {
         double loss = forward_backward(&r), expected = bwi_tensor_at(losses, (size_t)t), error = fabs(loss / expected - 1);
-        double tolerance = exact ? 1e-9 : c->loss_tolerance;
+        double tolerance = exact ? 1e-9 : t < EARLY ? 1e-3 : c->loss_tolerance;
         if (!(error <= tolerance))
             fail_msg("%s, %s: loss of step %d is %.12f, expected %.12f", c->name, bwi_dtype_name(real), t, loss, expected);
         worst = fmax(worst, error);
         worst_float = fmax(worst_float, fabs(loss / bwi_tensor_at(losses_float, (size_t)t) - 1));
+        if (!exact && (bwi_cpu_flags() & BWI_CPU_AVX512) && worst_float > 0.01) /* the file's float run is of such a CPU */
+            fail_msg("%s: loss of step %d is %.9f, PyTorch's float run has %.9f", c->name, t, loss,
+                     bwi_tensor_at(losses_float, (size_t)t));
         if (t == 0) compare_gradients(golden, c, &r, exact ? 1e-8 : c->grad_tolerance);
         optimizer_step(&r);
     }

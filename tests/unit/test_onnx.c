@@ -21,18 +21,14 @@ static bwi_graph *network(const bwi_quant_spec *spec, bool grouped)
 {
     const bwi_attr one = {.out = 4, .kh = 3, .kw = 3, .pad = 1},
                    two = {.out = 6, .kh = 3, .kw = 3, .pad = 1, .stride = 2, .groups = grouped ? 2 : 1},
-                   norm = {.eps = 1e-5, .momentum = 0.1}, wider = {.out = 7, .stride = 2},
-                   third = {.out = 7, .kh = 1, .kw = 1, .bias = true}, most = {.kh = 3, .kw = 3, .stride = 1, .pad = 1},
-                   mean = {.kh = 2, .kw = 2, .stride = 1, .pad = 1}, last = {.out = CLASSES, .bias = true};
+                   wider = {.out = 7, .stride = 2}, third = {.out = 7, .kh = 1, .kw = 1, .bias = true},
+                   most = {.kh = 3, .kw = 3, .stride = 1, .pad = 1}, mean = {.kh = 2, .kw = 2, .stride = 1, .pad = 1},
+                   last = {.out = CLASSES, .bias = true};
     bwi_graph *g;
     int v = 0, from;
     CHECK(bwi_graph_create(&g, BWI_DT_F32, (bwi_shape){H, W, 3}, err));
-    CHECK(bwi_graph_add(g, "conv2d", "conv1", &v, 1, &one, &v, err));
-    CHECK(bwi_graph_add(g, "batch_norm", "bn1", &v, 1, &norm, &v, err));
-    CHECK(bwi_graph_add(g, "relu", "relu1", &v, 1, NULL, &from, err));
-    CHECK(bwi_graph_add(g, "conv2d", "conv2", &from, 1, &two, &v, err));
-    CHECK(bwi_graph_add(g, "batch_norm", "bn2", &v, 1, &norm, &v, err));
-    CHECK(bwi_graph_add(g, "relu", "relu2", &v, 1, NULL, &v, err));
+    from = add_layer(g, "conv1", &one, v);
+    v = add_layer(g, "conv2", &two, from);
     CHECK(bwi_graph_add(g, "conv2d", "conv3", &v, 1, &third, &v, err));
     CHECK(bwi_graph_add(g, "shortcut_a", "shortcut", &from, 1, &wider, &from, err));
     CHECK(bwi_graph_add(g, "add", "add", (int[]){v, from}, 2, NULL, &v, err));

@@ -108,10 +108,10 @@ static int print_found(const search_options *o, const bw_search_result *r)
     }
     printf("bits");
     for (int i = 0; i < r->layers; i++) printf(" %d", r->bits[i]);
-    printf("\nvalidation error %.2f %% on %d images%s\n%.6g %s of at most %.6g, packed file %zu bytes; %d "
-           "evaluations\nbitwright train %s/recipe.yaml\n",
-           r->error, r->images, r->seen ? ", which the model was trained on" : "", r->cost, r->unit, r->limit, r->packed_bytes,
-           r->evaluations, o->out);
+    printf("\nvalidation error %.2f %% on %d images%s\n%.6g %s of at most %.6g", r->error, r->images,
+           r->seen ? ", which the model was trained on" : "", r->cost, r->unit, r->limit);
+    if (r->packed_bytes) printf(", packed file %zu bytes", r->packed_bytes);
+    printf("; %d evaluations\nbitwright train %s/recipe.yaml\n", r->evaluations, o->out);
     return EXIT_OK;
 }
 

@@ -9,6 +9,7 @@
 #include "base/variant.h"
 #include "base/par.h"
 #include "nn/nn.h"
+#include <assert.h>
 #include <string.h>
 
 #define ROWS_PER_FLUSH 512 /* float partial sums go to double after so many rows */
@@ -211,6 +212,7 @@ static bwi_chain chain_at(const bwi_call *k, size_t c, size_t at)
     const void *y = k->out.data ? (const real *)k->out.data + at : NULL;
     bwi_chain chain = {.x = y ? y : (const real *)k->in[0].data + at, .floor = k->relu ? 0 : -(double)INFINITY};
     if (!y) chain.a = repeated_a(k, c), chain.b = repeated_b(k, c);
+    assert(y || !k->out.grad); /* what is not stored has no other consumer */
     if (k->out.grad) chain.other = (const real *)k->out.grad + at;
     return chain;
 }

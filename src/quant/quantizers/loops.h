@@ -161,7 +161,7 @@ BWI_LOOP void chain_backward_as(const int mode, const bool scaled, const bool af
         if (affine) y = y < floor ? floor : y;
         real raw = q_raw(mode, q, y), u = q_clip(raw, q.lo, q.hi), c = q_grid(mode, raw, u), gc = gcode_scale * gcode[i];
         real g = q_inside(mode, q, raw) ? q_pass(scaled, q, gc, u, c) : 0, v = g * q_slope(mode, q, u);
-        if (!affine) v += other[i]; /* y that is not stored has no other consumer */
+        if (!affine) v += other[i];
         gx[i] = y > floor ? v : 0;
         if (!summed) continue; /* decided at compile time */
         qsums t = q_terms(mode, q, u, c, gc, g);
