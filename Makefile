@@ -42,13 +42,13 @@ VARIANT_1   := -DBWI_VARIANT=1
 VARIANT_2   := -DBWI_VARIANT=2 -mavx2 -mfma
 VARIANT_3   := -DBWI_VARIANT=3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 
-# Kernels (src/kernels): the part of a file's name behind its last underscore is the instruction set that the file is written for.
+# The part of a file's name behind its last underscore is the instruction set that the file is written for.
 ISAS        := $(if $(filter x86_64,$(ARCH)),avx2 avx512 vnni vpopcnt)
 ISA_avx2    := -mavx2
 ISA_avx512  := -mavx512f -mavx512bw -mavx512dq -mavx512vl
 ISA_vnni    := $(ISA_avx512) -mavx512vnni
 ISA_vpopcnt := $(ISA_avx512) -mavx512vpopcntdq
-ISA_OF       = $(if $(filter $(B)/src/kernels/%,$@),$(ISA_$(filter $(ISAS),$(lastword $(subst _, ,$(basename $(@F)))))))
+ISA_OF       = $(if $(filter $(B)/src/%,$@),$(ISA_$(filter $(ISAS),$(lastword $(subst _, ,$(basename $(@F)))))))
 
 # The schema of ONNX files, onnx.proto of Debian's libonnx-dev (and of Python's package onnx).
 ONNX_PROTO  := /usr/include/onnx/onnx.proto

@@ -1,7 +1,6 @@
 /* Times the convolutions of one ResNet-20 training step (batch 128, CIFAR), one line for each distinct layer and pass:
  *   conv_step [BATCH [THREADS [MILLISECONDS per line]]]
- * f32: float codes; u8: 8-bit codes forward and float gradients, as `precision: fast` runs where bf16 is slow; with
- * BW_BENCH_BF16 set also bf16: 8-bit codes with bf16 gradients. Columns: least and median time of a call in ms,
+ * f32: float codes; u8: 8-bit codes forward and gradients of 16 bits, as `precision: fast` runs. Columns: least and median time of a call in ms,
  * 2 x multiply-adds / least time in GF/s, and the number of such layers in the network. `pack` is what new weights cost. Sums
  * are over the network, of least times. */
 #include "base/alloc.h"
@@ -12,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORWARD, DATA, WEIGHTS, PACK, PASSES };
-static const char *const pass_name[PASSES] = {"forward", "data", "weights", "pack"};
+enum { FORWARD, BACKWARD, PACK, PASSES };
+static const char *const pass_name[PASSES] = {"forward", "backward", "pack"};
 
 static const struct layer {
     int ic, oc, map, stride, count;
@@ -29,15 +28,14 @@ typedef struct work {
 } work;
 
 /* A backward pass over the whole batch. */
-static bw_status pieces(work *k, int pass)
+static bw_status backward(work *k)
 {
     const bwi_compute *t = &bwi_compute_onednn;
     const int piece = t->conv_piece(k->conv);
     bw_status st = BW_OK;
     for (int first = 0; first < k->n && !st; first += piece) {
         const char *g = (const char *)k->gdst + k->gdst_image * (size_t)first;
-        st = pass == DATA ? t->conv_backward_data(k->conv, first, g, k->gsrc, k->scratch)
-                          : t->conv_backward_weights(k->conv, first, k->src, g, k->gw, k->scratch);
+        st = t->conv_backward(k->conv, first, k->src, g, k->gw, k->gsrc, k->scratch);
     }
     return st;
 }
@@ -48,10 +46,8 @@ static bw_status call(work *k, int pass)
     switch (pass) {
     case FORWARD:
         return t->conv_forward(k->conv, k->src, k->dst, k->scratch);
-    case DATA:
-        return pieces(k, pass);
-    case WEIGHTS:
-        return pieces(k, pass);
+    case BACKWARD:
+        return backward(k);
     default:
         return t->conv_weights(k->conv, k->w, 0.5, 0.25, k->scratch);
     }
@@ -80,7 +76,7 @@ static bw_status time_pass(work *k, int pass, double budget, double *least, doub
     return st;
 }
 
-/* Buffer of n values of a type: codes 0..15, floats and bf16 small and never denormal. NULL on lack of memory. */
+/* Buffer of n values of a type: codes 0..15, or floats small and never denormal. NULL on lack of memory. */
 static void *operand(size_t n, bwi_dtype type)
 {
     void *p = bwi_malloc(n * bwi_dtype_size(type));
@@ -88,8 +84,6 @@ static void *operand(size_t n, bwi_dtype type)
         int code = (int)(i * 2654435761u >> 8 & 15);
         if (type == BWI_DT_U8)
             ((uint8_t *)p)[i] = (uint8_t)code;
-        else if (type == BWI_DT_BF16)
-            ((uint16_t *)p)[i] = bwi_f32_to_bf16((float)(code - 7));
         else
             ((float *)p)[i] = (float)(code - 7);
     }
@@ -110,15 +104,15 @@ static bw_status time_layer(const char *mode, const struct layer *l, bwi_conv_sp
     bw_status st = bwi_compute_onednn.conv_create(&s, &k.conv, err);
     if (st != BW_OK) return st;
     const size_t in = bwi_conv_src_size(&s), out = bwi_conv_dst_size(&s), w = bwi_conv_weights_size(&s);
-    k.n = s.n, k.gdst_image = out / (size_t)s.n * bwi_dtype_size(s.back);
-    k.src = operand(in, s.src), k.gdst = operand(out, s.back), k.w = operand(w, BWI_DT_F32);
-    k.dst = operand(out, BWI_DT_F32), k.gsrc = operand(in, BWI_DT_F32), k.gw = operand(w, BWI_DT_F32);
+    k.n = s.n, k.gdst_image = out / (size_t)s.n * sizeof(float);
+    k.src = operand(in, s.src), k.gdst = operand(out, BWI_DT_F32), k.w = operand(w, BWI_DT_F32);
+    k.dst = operand(out, BWI_DT_F32), k.gsrc = s.need_gsrc ? operand(in, BWI_DT_F32) : NULL, k.gw = operand(w, BWI_DT_F32);
     k.scratch = bwi_malloc(bwi_compute_onednn.conv_scratch(k.conv));
-    if (!k.src || !k.gdst || !k.w || !k.dst || !k.gsrc || !k.gw || !k.scratch) st = bwi_fail(err, BW_NOMEM, "out of memory");
+    if (!k.src || !k.gdst || !k.w || !k.dst || (s.need_gsrc && !k.gsrc) || !k.gw || !k.scratch)
+        st = bwi_fail(err, BW_NOMEM, "out of memory");
     if (st == BW_OK) st = call(&k, PACK);
     for (int pass = 0; pass < PASSES && st == BW_OK; pass++) {
-        double least, median, flop = 2.0 * (double)out * s.kh * s.kw * s.ic;
-        if (pass == DATA && !s.need_gsrc) continue;
+        double least, median, flop = 2.0 * (double)out * s.kh * s.kw * s.ic * (pass == BACKWARD && s.need_gsrc ? 2 : 1);
         st = time_pass(&k, pass, budget, &least, &median);
         sum[pass] += least * l->count;
         printf("%-5s %2d>%2d @%-2d /%d  %-8s %8.3f %8.3f ms %7.1f GF/s  x%d\n", mode, s.ic, s.oc, s.ih, s.stride,
@@ -156,7 +150,7 @@ static bw_status time_mode(const char *mode, bwi_dtype src, bwi_dtype back, int 
     if (st != BW_OK) return st;
     printf("%-5s sum of the step:", mode);
     for (int pass = 0; pass < PASSES; pass++) printf("  %s %.2f", pass_name[pass], sum[pass] * 1e3);
-    printf("  all %.2f ms\n\n", (sum[FORWARD] + sum[DATA] + sum[WEIGHTS] + sum[PACK]) * 1e3);
+    printf("  all %.2f ms\n\n", (sum[FORWARD] + sum[BACKWARD] + sum[PACK]) * 1e3);
     return BW_OK;
 }
 
@@ -168,8 +162,7 @@ int main(int argc, char **argv)
     bwi_threads_set(threads);
     printf("%s; batch %d\n", bw_cpu_text(), batch);
     bw_status st = time_mode("f32", BWI_DT_F32, BWI_DT_F32, batch, budget, &err);
-    if (st == BW_OK) st = time_mode("u8", BWI_DT_U8, BWI_DT_F32, batch, budget, &err);
-    if (st == BW_OK && getenv("BW_BENCH_BF16")) st = time_mode("bf16", BWI_DT_U8, BWI_DT_BF16, batch, budget, &err);
+    if (st == BW_OK) st = time_mode("u8", BWI_DT_U8, BWI_DT_I16, batch, budget, &err);
     if (st == BW_OK) return 0;
     fprintf(stderr, "conv_step: %s\n", err.msg[0] ? err.msg : bw_status_text(st));
     return 1;

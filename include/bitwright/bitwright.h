@@ -333,7 +333,7 @@ BW_MUST_USE bw_status bw_bench_infer(const char *path, int threads, int batch, c
  * batch of random images. Sets net.classes 0 to the outputs that the network was published with. */
 BW_MUST_USE bw_status bw_random_model(bw_recipe *recipe, const char *path, bw_error *err);
 
-/* Restricts instruction sets for everything that follows in this process: "ref", "avx2", "avx512", "avx512bf16", "native". The
+/* Restricts instruction sets for everything that follows in this process: "ref", "avx2", "avx512", "native". The
  * environment variable BITWRIGHT_CPU does the same. */
 BW_MUST_USE bw_status bw_cpu_limit(const char *name, bw_error *err);
 /* One line: the CPU, what is used of it, threads. Static string. */

@@ -16,30 +16,28 @@ static const struct {
     {"ref", 0},
     {"avx2", BWI_CPU_AVX2},
     {"avx512", BWI_CPU_AVX2 | BWI_CPU_AVX512 | BWI_CPU_VNNI | BWI_CPU_VPOPCNT},
-    {"avx512bf16", BWI_CPU_AVX2 | BWI_CPU_AVX512 | BWI_CPU_VNNI | BWI_CPU_VPOPCNT | BWI_CPU_BF16},
     {"native", ~0u},
 };
 enum { LEVELS = sizeof level / sizeof level[0] };
 
 static unsigned detect(void)
 {
-    unsigned flags = 0;
+    unsigned flags = BWI_CPU_MORE;
 #if defined(__x86_64__)
     unsigned a, b, c, d, xcr0, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return flags;
     bool fma = c & bit_FMA, osxsave = c & bit_OSXSAVE;
-    if (!osxsave) return 0;
+    if (!osxsave) return flags;
     /* Registers that the operating system does not save across a context switch must not be used, whatever the CPU has. */
     __asm__("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
     bool ymm = (xcr0 & 0x06) == 0x06, zmm = (xcr0 & 0xe6) == 0xe6;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return flags;
     if (ymm && fma && (b & bit_AVX2)) flags |= BWI_CPU_AVX2;
     unsigned need = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     if (!(flags & BWI_CPU_AVX2) || !zmm || (b & need) != need) return flags;
     flags |= BWI_CPU_AVX512;
     if (c & bit_AVX512VNNI) flags |= BWI_CPU_VNNI;
     if (c & bit_AVX512VPOPCNTDQ) flags |= BWI_CPU_VPOPCNT;
-    if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5))) flags |= BWI_CPU_BF16;
 #endif
     return flags;
 }
@@ -80,8 +78,8 @@ bw_status bwi_cpu_limit(const char *name, bw_error *err)
         const char *names[LEVELS];
         for (int k = 0; k < LEVELS; k++) names[k] = level[k].name;
         const char *near = bwi_nearest(name, names, LEVELS);
-        return bwi_fail(err, BW_ARG, "%sunknown instruction set \"%s\"%s%s%s; choose ref, avx2, avx512, avx512bf16 or native",
-                        from, name, near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
+        return bwi_fail(err, BW_ARG, "%sunknown instruction set \"%s\"%s%s%s; choose ref, avx2, avx512 or native", from, name,
+                        near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
     }
     atomic_store(&flags_now, (detect() & level[i].mask) | KNOWN);
     return BW_OK;
@@ -111,9 +109,10 @@ const char *bwi_cpu_text(void)
     unsigned f = bwi_cpu_flags();
     int threads = bwi_threads();
     brand(name);
-    snprintf(text, sizeof text, "%s, using%s%s%s%s%s%s, %d thread%s", name, f ? "" : " no vector extensions",
-             f & BWI_CPU_AVX2 ? " AVX2" : "", f & BWI_CPU_AVX512 ? " AVX-512" : "", f & BWI_CPU_VNNI ? " VNNI" : "",
-             f & BWI_CPU_VPOPCNT ? " VPOPCNTDQ" : "", f & BWI_CPU_BF16 ? " BF16" : "", threads, threads == 1 ? "" : "s");
+    snprintf(text, sizeof text, "%s, using%s%s%s%s%s, %d thread%s", name,
+             f & ~(unsigned)BWI_CPU_MORE ? "" : " no vector extensions", f & BWI_CPU_AVX2 ? " AVX2" : "",
+             f & BWI_CPU_AVX512 ? " AVX-512" : "", f & BWI_CPU_VNNI ? " VNNI" : "", f & BWI_CPU_VPOPCNT ? " VPOPCNTDQ" : "",
+             threads, threads == 1 ? "" : "s");
     return text;
 }
 

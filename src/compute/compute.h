@@ -2,9 +2,9 @@
  *
  * Only convolution is heavy here; a linear layer is a 1x1 convolution on a 1x1 map. Operands are "codes": integers when the tensor is
  * quantized, plain values otherwise; scales stay outside the sums, so integer sums are exact.
- *   forward            dst  = scale * conv(src, w)              (+ nothing: bias is the operation's)
- *   backward data      gsrc = back_scale * convT(gdst, w)
- *   backward weights   gw   = corr(src, gdst)                    (the caller multiplies by what its operands left out) */
+ *   forward     dst  = scale * conv(src, w)              (+ nothing: bias is the operation's)
+ *   backward    gsrc = back_scale * convT(gdst, w)
+ *               gw   = corr(src, gdst)                    (the caller multiplies by what its operands left out) */
 #ifndef BWI_COMPUTE_H
 #define BWI_COMPUTE_H
 #include "base/status.h"
@@ -14,8 +14,9 @@ typedef struct bwi_conv_spec {
     int n, ih, iw, ic; /* [n,ih,iw,ic] source */
     int oc, kh, kw;    /* weights [oc,kh,kw,ic/groups] */
     int stride, pad, groups;
-    bwi_dtype src;  /* F32 (F64 in the double table): values or codes held as reals. U8: codes 0..255, weights then int8 */
-    bwi_dtype back; /* arithmetic of both backward passes, and type of gdst: F32, BF16 (F64 in the double table) */
+    bwi_dtype src; /* F32 (F64 in the double table): values or codes held as reals. U8: codes 0..255, weights then int8 */
+    bwi_dtype
+        back; /* arithmetic of the backward pass: F32 (F64 in the double table). I16, of a U8 source: integers, for which gdst may be rounded to 16 bits */
     bool codes;     /* source and weights hold integers: the scale multiplies their sums, which are then exact below 2^24 */
     bool train;     /* backward weights needed */
     bool need_gsrc; /* backward data needed */
@@ -31,18 +32,17 @@ typedef struct bwi_compute {
     void (*conv_destroy)(bwi_conv **conv);
     size_t (*conv_scratch)(
         const bwi_conv *conv); /* bytes of 64-byte aligned scratch that each call below needs; shared among convolutions */
-    /* Packs weights for every pass of the coming step. w: [oc,kh,kw,ic/groups] real, in; integers in [-128,127] if src is U8. Weights of
-     * backward data are back_scale * w in F32; in BF16 back_scale * w is rounded, so pass 1 to keep integer codes exact. */
+    /* Packs weights for every pass of the coming step. w: [oc,kh,kw,ic/groups] real, in; integers in [-128,127] if src is U8. */
     bw_status (*conv_weights)(bwi_conv *conv, const void *w, double scale, double back_scale, void *scratch);
     /* src [n,ih,iw,ic] spec.src, in; dst [n,oh,ow,oc] real, out */
     bw_status (*conv_forward)(bwi_conv *conv, const void *src, void *dst, void *scratch);
-    /* Both backward passes take the batch in pieces of conv_piece images, a divisor of n: first = 0, piece, 2 * piece ... in this order. So the
+    /* The backward pass takes the batch in pieces of conv_piece images, a divisor of n: first = 0, piece, 2 * piece ... in this order. So the
      * caller can make gdst a piece at a time and have it used while it is in cache. */
     int (*conv_piece)(const bwi_conv *conv);
-    /* gdst [piece,oh,ow,oc] spec.back, in; gsrc [n,ih,iw,ic] real, of which the piece's images are written */
-    bw_status (*conv_backward_data)(bwi_conv *conv, int first, const void *gdst, void *gsrc, void *scratch);
-    /* src [n,ih,iw,ic] as in forward; gdst as above; gw [oc,kh,kw,ic/groups] real, out, written with the last piece */
-    bw_status (*conv_backward_weights)(bwi_conv *conv, int first, const void *src, const void *gdst, void *gw, void *scratch);
+    /* src [n,ih,iw,ic] as in forward; gdst [piece,oh,ow,oc] real, in; gw [oc,kh,kw,ic/groups] real, out, written with the last piece; gsrc
+     * [n,ih,iw,ic] real, of which the piece's images are written. gw or gsrc NULL: not wanted. */
+    bw_status (*conv_backward)(bwi_conv *conv, int first, const void *src, const void *gdst, void *gw, void *gsrc,
+                               void *scratch);
 } bwi_compute;
 
 extern const bwi_compute bwi_compute_onednn;        /* real F32 */

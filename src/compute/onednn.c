@@ -1,10 +1,11 @@
-/* Convolutions by oneDNN. Sources and destinations are NHWC everywhere; each pass has its weights in the layout that its
+/* Convolutions by oneDNN, but for backward passes in 16-bit integers, which it does not have. Sources and destinations are NHWC everywhere; each pass has its weights in the layout that its
  * kernel likes best, and a reorder from or to [oc,kh,kw,ic/groups]. Everything is created once; a call only swaps data handles.
  * All primitives use the caller's scratch, so that one buffer serves every convolution of a network. */
 #include "compute/compute.h"
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/par.h"
+#include "compute/backward16.h"
 #include "compute/onednn_api.h"
 #include "compute/spec.h"
 #include <assert.h>
@@ -33,11 +34,13 @@ struct bwi_conv {
     dnnl_memory_t src, dst, gdst, gsrc; /* NHWC, of the caller */
     dnnl_memory_t w;                    /* OHWI f32, of the caller or in scratch */
     dnnl_memory_t scale_memory;
-    float scale; /* of the forward pass when the source holds codes; otherwise folded into the weights */
+    float scale;                      /* of the forward pass when the source holds codes; otherwise folded into the weights */
+    const bwi_back16_table *integers; /* what makes the backward passes below; NULL: oneDNN in float */
+    bwi_back16 *back16;
 
     /* The weight gradient is taken over pieces of the batch; see piece_of. */
     int piece;                          /* images; divides n */
-    task convert;                       /* a piece of the source to the type of the backward passes; absent: it has that type */
+    task convert;                       /* a piece of codes to float; absent: the source is float */
     dnnl_memory_t piece_src, converted; /* of the caller; in scratch */
     dnnl_memory_t piece_gdst;           /* of the caller */
     dnnl_memory_t gw_part;              /* like gw.memory, in scratch: of a piece but the first */
@@ -78,12 +81,12 @@ static bw_status check(const builder *b, dnnl_status_t status, const char *what)
 }
 
 /* ---- The engine ---------------------------------------------------------------------------------------------------------- */
-/* Only the first call has an effect, before anything was made. On CPUs with BF16 the limit would only keep AMX away. */
+/* Only the first call has an effect, before anything was made. Without a limit of the user's it may use AMX, too. */
 static void limit_instruction_sets(void)
 {
 #if defined(__x86_64__)
     unsigned flags = bwi_cpu_flags();
-    if (flags & BWI_CPU_BF16) return;
+    if (flags & BWI_CPU_MORE) return;
     (void)dnnl_set_max_cpu_isa(flags & BWI_CPU_VNNI     ? dnnl_cpu_isa_avx512_core_vnni
                                : flags & BWI_CPU_AVX512 ? dnnl_cpu_isa_avx512_core
                                : flags & BWI_CPU_AVX2   ? dnnl_cpu_isa_avx2
@@ -123,7 +126,7 @@ static bool integer_sums_are_exact(const bwi_conv_spec *s)
 /* ---- Building ------------------------------------------------------------------------------------------------------------ */
 static dnnl_data_type_t type_of(bwi_dtype t)
 {
-    return t == BWI_DT_U8 ? dnnl_u8 : t == BWI_DT_BF16 ? dnnl_bf16 : dnnl_f32;
+    return t == BWI_DT_U8 ? dnnl_u8 : dnnl_f32;
 }
 
 /* Makes the primitive of *pd and gives *pd back in any case. */
@@ -244,12 +247,11 @@ fail:
     return st;
 }
 
-/* The forward pass in the types of the backward passes, which oneDNN asks for to make those; never run. */
+/* The forward pass in float, which oneDNN asks for to make backward passes; never run. */
 static bw_status make_hint(builder *b, dnnl_primitive_desc_t *hint, int n)
 {
     dnn_conv g = {0};
-    const dnnl_data_type_t back = type_of(b->conv->spec.back);
-    bw_status st = make_geometry(b, &g, n, back, back, back);
+    bw_status st = make_geometry(b, &g, n, dnnl_f32, dnnl_f32, dnnl_f32);
     if (st == BW_OK) st = check(b, dnn_forward_pd(hint, &g, dnnl_forward_training, b->plain), "backward hint");
     free_geometry(&g);
     return st;
@@ -259,11 +261,10 @@ static bw_status make_backward_data(builder *b)
 {
     bw_status st;
     bwi_conv *c = b->conv;
-    const dnnl_data_type_t back = type_of(c->spec.back);
     dnn_conv g = {0};
     dnnl_primitive_desc_t hint = NULL, pd = NULL;
     BWI_TRY(make_hint(b, &hint, c->piece));
-    BWI_TRY(make_geometry(b, &g, c->piece, dnnl_f32, back, back));
+    BWI_TRY(make_geometry(b, &g, c->piece, dnnl_f32, dnnl_f32, dnnl_f32));
     BWI_TRY(check(b, dnn_memory_make(&c->gsrc, &g.src, b->engine, NULL), "source gradient"));
     BWI_TRY(check(b, dnn_memory_make(&c->gdst, &g.dst, b->engine, NULL), "destination gradient"));
     BWI_TRY(check(b, dnn_backward_data_pd(&pd, &g, hint, b->plain), "backward data pass"));
@@ -282,8 +283,8 @@ fail:
 static int piece_of(const bwi_conv_spec *s)
 {
     const int threads = bwi_threads();
-    size_t image = bwi_conv_dst_size(s) / (size_t)s->n * bwi_dtype_size(s->back), cache = (size_t)threads << 20;
-    if (s->src != s->back) image += bwi_conv_src_size(s) / (size_t)s->n * bwi_dtype_size(s->back);
+    size_t image = bwi_conv_dst_size(s) / (size_t)s->n * sizeof(float), cache = (size_t)threads << 20;
+    if (s->src == BWI_DT_U8 && s->back == BWI_DT_F32) image += bwi_conv_src_size(s) / (size_t)s->n * sizeof(float);
     for (int piece = s->n; piece >= threads; piece--)
         if (s->n % piece == 0 && (size_t)piece * image <= cache) return piece;
     return s->n;
@@ -295,13 +296,12 @@ static bw_status make_backward_weights(builder *b)
     bwi_conv *c = b->conv;
     const bwi_conv_spec *s = &c->spec;
     const int piece = c->piece;
-    const dnnl_data_type_t back = type_of(s->back);
     dnn_conv g = {0}, from = {0};
     dnn_md gw = {0};
     dnnl_primitive_desc_t hint = NULL, pd = NULL;
     BWI_TRY(make_hint(b, &hint, piece));
-    BWI_TRY(make_geometry(b, &g, piece, back, dnnl_f32, back));
-    BWI_TRY(make_geometry(b, &from, piece, type_of(s->src), dnnl_f32, back));
+    BWI_TRY(make_geometry(b, &g, piece, dnnl_f32, dnnl_f32, dnnl_f32));
+    BWI_TRY(make_geometry(b, &from, piece, type_of(s->src), dnnl_f32, dnnl_f32));
     BWI_TRY(check(b, dnn_memory_make(&c->piece_src, &from.src, b->engine, NULL), "source"));
     BWI_TRY(check(b, dnn_memory_make(&c->piece_gdst, &g.dst, b->engine, NULL), "destination gradient"));
     BWI_TRY(check(b, dnn_backward_weights_pd(&pd, &g, hint, b->plain), "backward weights pass"));
@@ -310,7 +310,7 @@ static bw_status make_backward_weights(builder *b)
     BWI_TRY(check(b, dnn_memory_make(&c->gw_part, &gw, b->engine, NULL), "weight gradient"));
     BWI_TRY(make_task(b, &c->backward_weights, &pd, "backward weights pass"));
     c->gw_bytes = dnn_md_bytes(&gw);
-    if (s->src != s->back) {
+    if (s->src != BWI_DT_F32) {
         BWI_TRY(check(b, dnn_memory_make(&c->converted, &g.src, b->engine, NULL), "source"));
         BWI_TRY(make_reorder(b, &c->convert, &from.src, &g.src, "conversion of the source"));
         c->converted_bytes = round64(dnn_md_bytes(&g.src));
@@ -342,11 +342,13 @@ static bw_status build(builder *b)
     BWI_TRY(check(b, dnn_memory_make(&c->w, &b->w, b->engine, NULL), "weights"));
     BWI_TRY(make_forward(b));
     c->piece = piece_of(&c->spec);
-    if (c->spec.need_gsrc) BWI_TRY(make_backward_data(b));
-    if (c->spec.train) BWI_TRY(make_backward_weights(b));
+    if (c->integers) BWI_TRY(c->integers->create(&c->spec, &c->back16, b->err));
+    if (c->spec.need_gsrc && !c->integers) BWI_TRY(make_backward_data(b));
+    if (c->spec.train && !c->integers) BWI_TRY(make_backward_weights(b));
     const size_t scaled = round64(bwi_conv_weights_size(&c->spec) * sizeof(float));
     const size_t gradient = c->converted_bytes + (c->piece < c->spec.n ? round64(c->gw_bytes) : 0);
     c->staging = scaled > gradient ? scaled : gradient;
+    if (c->integers && c->integers->scratch(c->back16) > c->staging) c->staging = c->integers->scratch(c->back16);
 fail:
     return st;
 }
@@ -377,6 +379,7 @@ static void conv_destroy(bwi_conv **conv)
     for (size_t i = 0; i < sizeof memories / sizeof *memories; i++)
         if (memories[i]) dnnl_memory_destroy(memories[i]);
     if (c->stream) dnnl_stream_destroy(c->stream);
+    if (c->integers) c->integers->destroy(&c->back16);
     bwi_free(c);
     *conv = NULL;
 }
@@ -389,6 +392,7 @@ static bw_status conv_create(const bwi_conv_spec *spec, bwi_conv **out, bw_error
     bwi_conv *c = bwi_calloc(1, sizeof *c);
     if (!c) return bwi_fail(err, BW_NOMEM, "out of memory for a convolution");
     c->spec = *spec;
+    if (spec->back == BWI_DT_I16) c->integers = bwi_back16_find(); /* not NULL where bytes are exact */
     builder b = {.conv = c, .err = err};
     st = build(&b);
     dnn_md_free(&b.w);
@@ -464,7 +468,11 @@ static bw_status conv_weights(bwi_conv *c, const void *w, double scale, double b
 {
     c->scale = (float)scale;
     bw_status st = pack(c, &c->w_forward, w, c->scale_memory ? 1.0f : c->scale, scratch);
-    if (st == BW_OK && c->spec.need_gsrc) st = pack(c, &c->w_backward, w, (float)back_scale, scratch);
+    if (st != BW_OK) return st;
+    if (c->integers)
+        c->integers->weights(c->back16, w, back_scale);
+    else if (c->spec.need_gsrc)
+        st = pack(c, &c->w_backward, w, (float)back_scale, scratch);
     return st;
 }
 
@@ -487,7 +495,7 @@ static size_t image_bytes(const bwi_conv *c, bwi_dtype type)
     return bwi_conv_src_size(&c->spec) / (size_t)c->spec.n * bwi_dtype_size(type);
 }
 
-static bw_status conv_backward_data(bwi_conv *c, int first, const void *gdst, void *gsrc, void *scratch)
+static bw_status backward_data(bwi_conv *c, int first, const void *gdst, void *gsrc, void *scratch)
 {
     const argument arg[] = {{DNNL_ARG_DIFF_DST, c->gdst, gdst},
                             {DNNL_ARG_WEIGHTS, c->w_backward.memory, NULL},
@@ -501,7 +509,7 @@ static void add(float *restrict sum, const float *restrict part, size_t n)
     for (size_t i = 0; i < n; i++) sum[i] += part[i];
 }
 
-static bw_status conv_backward_weights(bwi_conv *c, int first, const void *src, const void *gdst, void *gw, void *scratch)
+static bw_status backward_weights(bwi_conv *c, int first, const void *src, const void *gdst, void *gw, void *scratch)
 {
     bw_status st;
     char *converted = staging(c, scratch), *part = converted + c->converted_bytes;
@@ -525,5 +533,16 @@ fail:
     return st;
 }
 
-const bwi_compute bwi_compute_onednn = {"onednn",     BWI_DT_F32,   conv_create, conv_destroy,       conv_scratch,
-                                        conv_weights, conv_forward, conv_piece,  conv_backward_data, conv_backward_weights};
+static bw_status conv_backward(bwi_conv *c, int first, const void *src, const void *gdst, void *gw, void *gsrc, void *scratch)
+{
+    bw_status st = BW_OK;
+    if (c->integers)
+        c->integers->run(c->back16, first, c->piece, src, gdst, gw, gsrc, staging(c, scratch));
+    else if (gw)
+        st = backward_weights(c, first, src, gdst, gw, scratch);
+    if (!c->integers && gsrc && st == BW_OK) st = backward_data(c, first, gdst, gsrc, scratch);
+    return st;
+}
+
+const bwi_compute bwi_compute_onednn = {"onednn",     BWI_DT_F32,   conv_create, conv_destroy, conv_scratch,
+                                        conv_weights, conv_forward, conv_piece,  conv_backward};

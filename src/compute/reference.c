@@ -1,7 +1,7 @@
 /* Convolutions in plain C: the meaning of compute.h, for gradient checks in double and as the measure of every other table.
- * Operands of other types are converted to `real` in scratch first, so that every loop is over reals. Forward sums are in double,
- * so that those of integers are exact; backward passes add up in their results. Nothing depends on the number of threads: each
- * output belongs to one iteration. */
+ * Codes are converted to `real` in scratch first, so that every loop is over reals. Forward sums are in double, so that those of integers are
+ * exact; backward passes add up in their results, and round nothing for I16. Nothing depends on the number of threads: each output belongs
+ * to one iteration. */
 #include "base/variant.h"
 #if BWI_VARIANT == BWI_F64 || BWI_VARIANT == BWI_F32
 #include "base/alloc.h"
@@ -13,15 +13,9 @@
 struct bwi_conv {
     bwi_conv_spec spec;
     int oh, ow, icg, ocg;
-    real *w, *w_back;             /* OHWI; scales folded in except where the source holds codes */
-    real scale;                   /* of the forward sum: 1 unless the source holds codes */
-    size_t src_stage, gdst_stage; /* bytes of scratch for converted operands; 0: they are real already */
+    real *w, *w_back; /* OHWI; scales folded in except where the source holds codes */
+    real scale;       /* of the forward sum: 1 unless the source holds codes */
 };
-
-static size_t staged(bwi_dtype type, size_t n)
-{
-    return type == BWI_REAL_DT ? 0 : (n * sizeof(real) + 63) / 64 * 64;
-}
 
 static void conv_destroy(bwi_conv **conv)
 {
@@ -44,9 +38,6 @@ static bw_status conv_create(const bwi_conv_spec *spec, bwi_conv **out, bw_error
     c->ow = bwi_conv_out(spec->iw, spec->kw, spec->stride, spec->pad);
     c->icg = spec->ic / spec->groups;
     c->ocg = spec->oc / spec->groups;
-    /* with bf16 gradients the source of the weight gradient is rounded to bf16 too */
-    c->src_stage = staged(spec->src == BWI_REAL_DT ? spec->back : spec->src, bwi_conv_src_size(spec));
-    c->gdst_stage = staged(spec->back, bwi_conv_dst_size(spec));
     c->w = bwi_calloc(bwi_conv_weights_size(spec), sizeof(real));
     c->w_back = bwi_calloc(bwi_conv_weights_size(spec), sizeof(real));
     if (!c->w || !c->w_back) goto nomem;
@@ -59,26 +50,15 @@ nomem:
 
 static size_t conv_scratch(const bwi_conv *c)
 {
-    return c->src_stage + c->gdst_stage;
+    return c->spec.src == BWI_DT_U8 ? (bwi_conv_src_size(&c->spec) * sizeof(real) + 63) / 64 * 64 : 0;
 }
 
-static real round_bf16(real x)
+/* The source as reals: itself, or converted into scratch. */
+static const real *as_real(const bwi_conv *c, const void *src, void *scratch)
 {
-    return (real)bwi_bf16_to_f32(bwi_f32_to_bf16((float)x));
-}
-
-/* src [n] of `type` as reals: src itself, or converted into `stage` (bf16: rounded values of a real source). */
-static const real *as_real(const void *src, bwi_dtype type, bool bf16, size_t n, void *stage)
-{
-    real *to = stage;
-    if (type == BWI_DT_U8)
-        for (size_t i = 0; i < n; i++) to[i] = (real)((const uint8_t *)src)[i];
-    else if (type == BWI_DT_BF16)
-        for (size_t i = 0; i < n; i++) to[i] = (real)bwi_bf16_to_f32(((const uint16_t *)src)[i]);
-    else if (bf16)
-        for (size_t i = 0; i < n; i++) to[i] = round_bf16(((const real *)src)[i]);
-    else
-        return src;
+    if (c->spec.src != BWI_DT_U8) return src;
+    real *to = scratch;
+    for (size_t i = 0; i < bwi_conv_src_size(&c->spec); i++) to[i] = (real)((const uint8_t *)src)[i];
     return to;
 }
 
@@ -86,12 +66,12 @@ static bw_status conv_weights(bwi_conv *c, const void *weights, double scale, do
 {
     (void)scratch;
     const real *w = weights;
-    const bool after = c->spec.codes || c->spec.src == BWI_DT_U8, bf16 = c->spec.back == BWI_DT_BF16;
+    const bool after = c->spec.codes || c->spec.src == BWI_DT_U8;
     const size_t n = bwi_conv_weights_size(&c->spec);
     const real fold = after ? R(1.0) : (real)scale, back = (real)back_scale;
     c->scale = after ? (real)scale : R(1.0);
     for (size_t i = 0; i < n; i++) c->w[i] = fold * w[i];
-    for (size_t i = 0; i < n; i++) c->w_back[i] = bf16 ? round_bf16(back * w[i]) : back * w[i];
+    for (size_t i = 0; i < n; i++) c->w_back[i] = back * w[i];
     return BW_OK;
 }
 
@@ -137,7 +117,7 @@ static size_t w_at(const bwi_conv *c, int o, int ky, int kx)
 static bw_status conv_forward(bwi_conv *c, const void *source, void *dest, void *scratch)
 {
     const bwi_conv_spec *s = &c->spec;
-    const real *src = as_real(source, s->src, false, bwi_conv_src_size(s), scratch);
+    const real *src = as_real(c, source, scratch);
     real *dst = dest;
 #pragma omp parallel for collapse(2) schedule(static)
     for (int n = 0; n < s->n; n++)
@@ -162,13 +142,10 @@ static int conv_piece(const bwi_conv *c)
     return c->spec.n;
 }
 
-static bw_status conv_backward_data(bwi_conv *c, int first, const void *gdest, void *gsource, void *scratch)
+static void backward_data(const bwi_conv *c, const real *gdst, real *gsrc)
 {
-    (void)first; /* one piece */
     const bwi_conv_spec *s = &c->spec;
     assert(s->need_gsrc);
-    const real *gdst = as_real(gdest, s->back, false, bwi_conv_dst_size(s), (char *)scratch + c->src_stage);
-    real *gsrc = gsource;
     const size_t image = src_at(c, 1, 0, 0);
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < s->n; n++) {
@@ -186,18 +163,12 @@ static bw_status conv_backward_data(bwi_conv *c, int first, const void *gdest, v
                 }
             }
     }
-    return BW_OK;
 }
 
-static bw_status conv_backward_weights(bwi_conv *c, int first, const void *source, const void *gdest, void *gweights,
-                                       void *scratch)
+static void backward_weights(const bwi_conv *c, const real *src, const real *gdst, real *gw)
 {
-    (void)first;
     const bwi_conv_spec *s = &c->spec;
     assert(s->train);
-    const real *src = as_real(source, s->src, s->back == BWI_DT_BF16, bwi_conv_src_size(s), scratch);
-    const real *gdst = as_real(gdest, s->back, false, bwi_conv_dst_size(s), (char *)scratch + c->src_stage);
-    real *gw = gweights;
 #pragma omp parallel for schedule(static)
     for (int o = 0; o < s->oc; o++) {
         for (size_t i = w_at(c, o, 0, 0); i < w_at(c, o + 1, 0, 0); i++) gw[i] = 0;
@@ -215,6 +186,13 @@ static bw_status conv_backward_weights(bwi_conv *c, int first, const void *sourc
                                  (size_t)c->icg);
                 }
     }
+}
+
+static bw_status conv_backward(bwi_conv *c, int first, const void *src, const void *gdst, void *gw, void *gsrc, void *scratch)
+{
+    (void)first; /* one piece */
+    if (gw) backward_weights(c, as_real(c, src, scratch), gdst, gw);
+    if (gsrc) backward_data(c, gdst, gsrc);
     return BW_OK;
 }
 
@@ -223,6 +201,5 @@ const bwi_compute bwi_compute_reference_f64 = {
 #else
 const bwi_compute bwi_compute_reference_f32 = {
 #endif
-    "reference",  BWI_REAL_DT,  conv_create, conv_destroy,       conv_scratch,
-    conv_weights, conv_forward, conv_piece,  conv_backward_data, conv_backward_weights};
+    "reference", BWI_REAL_DT, conv_create, conv_destroy, conv_scratch, conv_weights, conv_forward, conv_piece, conv_backward};
 #endif

@@ -35,8 +35,8 @@ bw_status bwi_conv_check(const bwi_conv_spec *s, bwi_dtype real, bw_error *err)
     if (!product_fits(s->n, s->ih, s->iw, s->ic) || !product_fits(s->n, oh, ow, s->oc) ||
         !product_fits(s->oc, s->kh, s->kw, s->ic / s->groups))
         return bwi_fail(err, BW_SHAPE, "%s: too large", text);
-    if ((s->src != real && s->src != BWI_DT_U8) || (s->back != real && s->back != BWI_DT_BF16))
-        return bwi_fail(err, BW_ARG, "%s: the source must be %s or U8, backward %s or BF16", text, bwi_dtype_name(real),
-                        bwi_dtype_name(real));
+    if ((s->src != real && s->src != BWI_DT_U8) || (s->back != real && !(s->back == BWI_DT_I16 && s->src == BWI_DT_U8)))
+        return bwi_fail(err, BW_ARG, "%s: the source must be %s or U8, backward %s or, of a U8 source, I16", text,
+                        bwi_dtype_name(real), bwi_dtype_name(real));
     return BW_OK;
 }

@@ -39,7 +39,6 @@ static void bind(bwi_exec *e)
                                       .type = v->type,
                                       .scale = 1,
                                       .grad = bwi_buffer_at(e, v->grad),
-                                      .grad_type = v->grad_type,
                                       .gscale = 1,
                                       .acc = v->last_use != s,
                                       .shape = in[k]};
@@ -49,7 +48,6 @@ static void bind(bwi_exec *e)
                                 .type = out->type,
                                 .scale = 1,
                                 .grad = bwi_buffer_at(e, out->grad),
-                                .grad_type = out->grad_type,
                                 .gscale = 1,
                                 .shape = g->value[p->out].shape};
         for (int k = 0; k < p->n_q; k++) {
@@ -60,7 +58,6 @@ static void bind(bwi_exec *e)
                                      .type = codes->type,
                                      .scale = 1,
                                      .grad = bwi_buffer_at(e, codes->grad),
-                                     .grad_type = codes->grad_type,
                                      .gscale = 1,
                                      .shape = g->value[q->out].shape};
         }
@@ -91,7 +88,6 @@ bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *
     e->observe = o->observe;
     e->observer = o->observer;
     e->precision = g->real == BWI_DT_F32 && !o->second_order ? o->precision : BWI_PRECISION_F32;
-    e->bf16 = e->precision == BWI_PRECISION_FAST && (o->force_bf16 || (bwi_cpu_flags() & BWI_CPU_BF16));
     e->variant = bwi_variant_for(g->real);
     e->note = note ? &text : NULL;
     BWI_TRY(bwi_plan_steps(e, err));
@@ -383,7 +379,7 @@ static bw_status backward_step(bwi_exec *e, bwi_step *p, bw_error *err)
     if (st) return bwi_fail_in(err, st, "layer %s", c->node->name);
     for (int k = 0; k < p->n_in; k++) {
         e->value[p->in[k]].gscale = c->in[k].gscale;
-        bwi_zero_tail(e, c->in[k].grad, c->in[k].grad_type, c->in[k].shape);
+        bwi_zero_tail(e, c->in[k].grad, e->g->real, c->in[k].shape);
     }
     return BW_OK;
 }
@@ -395,7 +391,7 @@ bw_status bwi_exec_backward(bwi_exec *e, bw_error *err)
     bwi_times before = e->times;
     const bwi_slot_info *out = &e->value[e->g->output];
     bw_status st = BW_OK;
-    bwi_zero_tail(e, bwi_buffer_at(e, out->grad), out->grad_type, e->g->value[e->g->output].shape);
+    bwi_zero_tail(e, bwi_buffer_at(e, out->grad), e->g->real, e->g->value[e->g->output].shape);
     for (int s = e->n_steps - 1; s >= 0 && !st; s--) st = backward_step(e, &e->step[s], err);
     e->have_loss = false;
     e->differentiated = !st;

@@ -107,11 +107,11 @@ static bw_status convolve_with(const bwi_call *c, const void *w, void *out, bw_e
 /* corr(input, g) into the spare scratch: the gradient of the weight codes but for scale_of. g: gradient of the layer's result, or its tangent. */
 static bw_status correlate(const bwi_call *c, const void *g, bw_error *err)
 {
-    const size_t image = bwi_shape_size(c->out.shape) * bwi_dtype_size(c->out.grad_type);
+    const size_t image = bwi_shape_size(c->out.shape) * bwi_dtype_size(c->graph->real);
     const int piece = c->compute->conv_piece(c->conv);
     for (int first = 0; first < c->batch; first += piece) {
-        bw_status st = c->compute->conv_backward_weights(c->conv, first, c->in[0].data, (const char *)g + (size_t)first * image,
-                                                         spare(c), c->scratch);
+        bw_status st = c->compute->conv_backward(c->conv, first, c->in[0].data, (const char *)g + (size_t)first * image,
+                                                 spare(c), NULL, c->scratch);
         if (st) return bwi_fail(err, st, "layer %s: the convolution failed in %s", c->node->name, c->compute->name);
     }
     return BW_OK;
@@ -172,7 +172,7 @@ static bw_status backward_tangent_step(bwi_exec *e, const bwi_step *p, bw_error 
         st = fns->backward(&t, err);
     }
     if (st) return bwi_fail_in(err, st, "layer %s", p->call.node->name);
-    for (int k = 0; k < p->n_in; k++) bwi_zero_tail(e, t.in[k].grad, t.in[k].grad_type, t.in[k].shape);
+    for (int k = 0; k < p->n_in; k++) bwi_zero_tail(e, t.in[k].grad, e->g->real, t.in[k].shape);
     return BW_OK;
 }
 
@@ -191,7 +191,7 @@ static bw_status run(bwi_exec *e, const probe *p, bw_error *err)
     void *rgrad = tangent_of(e, bwi_buffer_at(e, out->grad));
     bwi_softmax_ce[e->variant]->tangent(bwi_buffer_at(e, out->data), tangent_of(e, bwi_buffer_at(e, out->data)), e->n,
                                         e->g->classes, rgrad);
-    bwi_zero_tail(e, rgrad, out->grad_type, e->g->value[e->g->output].shape);
+    bwi_zero_tail(e, rgrad, e->g->real, e->g->value[e->g->output].shape);
     for (int s = e->n_steps - 1; s >= first && !st; s--)
         if (is_reached(e, &e->step[s])) st = backward_tangent_step(e, &e->step[s], err);
     return st;

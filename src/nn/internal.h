@@ -26,7 +26,7 @@ typedef struct bwi_slot_info {
     int first_use, last_use; /* steps that read it, outside fused quantize nodes; -1: none */
     bool stored;             /* has a data buffer */
     bool needs_grad;
-    bwi_dtype type, grad_type;
+    bwi_dtype type;
     int data, grad; /* buffers; -1: none */
     double gscale;  /* of grad, as the consumer left it */
     bwi_quant *aq;  /* of the quantize node that made it */
@@ -43,7 +43,6 @@ struct bwi_exec {
     int batch, variant;
     bool train, calibrate, fused, second_order;
     bwi_precision precision;
-    bool bf16;
     bwi_step *step;
     int n_steps;
     bwi_slot_info *value; /* [g->n_values] */

@@ -121,7 +121,6 @@ typedef struct bwi_exec_options {
     bwi_precision precision;
     const bwi_compute *compute; /* NULL: oneDNN for F32 graphs, reference for F64 */
     bool no_fusion;             /* every node by itself, for tests */
-    bool force_bf16;            /* fast: bf16 gradients even where the CPU emulates them, for tests */
     /* Called behind each step of forward, while what it read and wrote is still there; NULL: not. With no_fusion every node is a step. */
     void (*observe)(void *observer, const struct bwi_call *step);
     void *observer;
@@ -173,9 +172,8 @@ BW_MUST_USE bw_status bwi_exec_code_gradient(bwi_exec *e, int i, bwi_qstats *sta
 typedef struct bwi_buf {
     void *data; /* [n,h,w,c]: real, or codes of type `type` behind a quantize node */
     bwi_dtype type;
-    double scale; /* value = scale * data; 1 unless codes */
-    void *grad;   /* dL/d(data), to be multiplied by gscale; NULL: not needed */
-    bwi_dtype grad_type;
+    double scale;  /* value = scale * data; 1 unless codes */
+    void *grad;    /* real: dL/d(data), to be multiplied by gscale; NULL: not needed */
     double gscale; /* of inputs: 1 when backward begins unless acc; conv2d and linear set it when they take codes */
     bool acc;      /* backward: add to grad, in units of the gscale that is there, instead of overwriting both (inputs only) */
     bwi_shape shape;
@@ -213,7 +211,7 @@ typedef struct bwi_op_fns { /* one table per variant */
     bw_status (*backward)(bwi_call *c,
                           bw_error *err); /* reads out.grad, writes in[].grad (where not NULL) and parameter gradients */
     /* For an operation whose backward can leave its input's gradient for later (call->by_parts): the gradient of images first ..
-     * first + n - 1 into to [n,h,w,c] of in[0].grad_type, zero behind image call->n. NULL: cannot. */
+     * first + n - 1 into to [n,h,w,c] real, zero behind image call->n. NULL: cannot. */
     void (*backward_part)(bwi_call *c, int first, int n, void *to);
     /* Second derivatives: R{x} is the derivative of x along a direction (Pearlmutter, Fast exact multiplication by the Hessian, 1994). c is the
      * call as backward left it, t a copy whose data and grad are R{data} and R{grad}, in the units of what they belong to.

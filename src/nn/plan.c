@@ -121,7 +121,6 @@ static void describe_values(bwi_exec *e)
                                       .last_use = -1,
                                       .stored = v == 0 || is_output,
                                       .type = g->real,
-                                      .grad_type = g->real,
                                       .data = -1,
                                       .grad = -1,
                                       .gscale = 1};
@@ -185,20 +184,29 @@ static bool can_use_codes(const bwi_exec *e, const bwi_step *s, const char **why
     return false;
 }
 
-/* Whether the gradient that arrives at a layer's output may be bf16: only batch_norm writes it. */
-static bool can_use_bf16(const bwi_exec *e, const bwi_step *s, const bwi_conv_spec *spec)
+/* Creates the convolution of step s, in floats what the table cannot do in integers. */
+static bw_status create_conv(bwi_exec *e, bwi_step *s, bwi_conv_spec *spec, bw_error *err)
 {
-    const bwi_slot_info *out = &e->value[s->out];
-    return e->bf16 && spec->need_gsrc && spec->ic % 16 == 0 && spec->ih * spec->iw > 1 && out->first_use >= 0 &&
-           out->first_use == out->last_use && e->g->node[e->step[out->first_use].node].op == bwi_op_find("batch_norm") &&
-           e->step[out->first_use].in[0] == s->out;
+    const bwi_node *n = &e->g->node[s->node];
+    for (;;) {
+        bw_status st = e->compute->conv_create(spec, &s->conv, err);
+        const bool back = spec->back == BWI_DT_I16, forward = spec->src == BWI_DT_U8;
+        if (st != BW_UNSUPPORTED || !forward) return st ? bwi_fail_in(err, st, "layer %s", n->name) : BW_OK;
+        if (e->note)
+            bwi_text_add(e->note, "fast: %s: float %s instead: %s\n", n->name, back ? "gradients" : "convolution",
+                         err ? err->msg : "integers are not exact here");
+        if (back)
+            spec->back = e->g->real;
+        else
+            spec->src = e->g->real;
+    }
 }
 
 static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err)
 {
     const bwi_graph *g = e->g;
     const bwi_node *n = &g->node[s->node];
-    bwi_slot_info *in = &e->value[s->in[0]], *out = &e->value[s->out];
+    bwi_slot_info *in = &e->value[s->in[0]];
     bwi_conv_spec spec = {0};
     bw_status st = n->op->conv_spec(n, e->batch, &g->value[s->in[0]].shape, &spec);
     if (st) return bwi_fail(err, st, "layer %s: its shape does not fit a convolution", n->name);
@@ -209,23 +217,15 @@ static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err
     if (e->precision == BWI_PRECISION_FAST) {
         const char *why = NULL;
         if (can_use_codes(e, s, &why)) spec.src = BWI_DT_U8;
-        if (e->train && can_use_bf16(e, s, &spec)) spec.back = BWI_DT_BF16;
+        if (e->train && !why) spec.back = BWI_DT_I16;
         if (why && e->note) bwi_text_add(e->note, "fast: %s: forward in float, exact on codes (%s)\n", n->name, why);
     }
-    st = e->compute->conv_create(&spec, &s->conv, err);
-    if (st == BW_UNSUPPORTED && (spec.src == BWI_DT_U8 || spec.back == BWI_DT_BF16)) {
-        if (e->note)
-            bwi_text_add(e->note, "fast: %s: float convolution instead: %s\n", n->name,
-                         err ? err->msg : "bytes are not exact here");
-        spec.src = spec.back = g->real;
-        st = e->compute->conv_create(&spec, &s->conv, err);
-    }
-    if (st) return bwi_fail_in(err, st, "layer %s", n->name);
+    st = create_conv(e, s, &spec, err);
+    if (st) return st;
     if (in->aq) in->type = spec.src;
-    out->grad_type = spec.back == BWI_DT_BF16 ? BWI_DT_BF16 : g->real;
     count[0]++;
     count[1] += spec.src == BWI_DT_U8;
-    count[2] += spec.back == BWI_DT_BF16;
+    count[2] += spec.back == BWI_DT_I16;
     size_t scratch = e->compute->conv_scratch(s->conv);
     if (scratch > e->conv_scratch) e->conv_scratch = scratch;
     return BW_OK;
@@ -245,11 +245,8 @@ bw_status bwi_plan_convs(bwi_exec *e, bw_error *err)
         bool vnni = bwi_cpu_flags() & BWI_CPU_VNNI;
         bwi_text_add(e->note, "fast: %d of %d layers multiply bytes forward (u8 x s8, exact)%s", count[1], count[0],
                      vnni ? "" : "; this CPU has no AVX512-VNNI");
-        if (e->train)
-            bwi_text_add(e->note, "; gradients: %s",
-                         count[2] ? "bf16 products, float sums\n" : "float, because this CPU has no AVX512-BF16\n");
-        else
-            bwi_text_add(e->note, "\n");
+        if (e->train) bwi_text_add(e->note, "; %d have gradients of 16 bits", count[2]);
+        bwi_text_add(e->note, "\n");
     }
     return BW_OK;
 }
@@ -274,7 +271,7 @@ static void plan_parts(bwi_exec *e)
         if (!p->by_parts) continue;
         size_t images = (size_t)e->compute->conv_piece(e->step[s - 1].conv),
                image = bwi_shape_size(e->g->value[p->in[0]].shape);
-        size_t bytes = images * image * bwi_dtype_size(e->value[p->in[0]].grad_type);
+        size_t bytes = images * image * bwi_dtype_size(e->g->real);
         if (bytes > e->part_bytes) e->part_bytes = bytes;
     }
 }
@@ -343,7 +340,7 @@ static bw_status plan_value(bwi_exec *e, int v, bw_error *err)
     bool wanted = e->train && p->needs_grad && (p->first_use >= 0 || v == g->output) && !by_parts;
     if (!st && wanted) {
         int first = v == g->output ? e->n_steps + 1 : time_back(e, p->last_use), last = time_done(e, p->step);
-        st = add_buffer(e, elements, p->grad_type, first, last, &p->grad, err);
+        st = add_buffer(e, elements, g->real, first, last, &p->grad, err);
     }
     return st;
 }
@@ -355,7 +352,7 @@ static void share_residual_gradients(bwi_exec *e)
         bwi_step *p = &e->step[s];
         if (!p->residual) continue;
         bwi_slot_info *in = &e->value[p->in[1]], *out = &e->value[p->out];
-        if (in->grad < 0 || out->grad < 0 || in->last_use != s || in->grad_type != out->grad_type) continue;
+        if (in->grad < 0 || out->grad < 0 || in->last_use != s) continue;
         bwi_buffer *from = &e->buffer[in->grad], *to = &e->buffer[out->grad];
         if (from->size != to->size) continue;
         if (from->last > to->last) to->last = from->last;

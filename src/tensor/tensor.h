@@ -55,15 +55,6 @@ typedef struct bwi_tensor {
     size_t bytes;
 } bwi_tensor;
 
-static inline uint16_t bwi_f32_to_bf16(float f) /* round to nearest even; NaN stays NaN */
-{
-    union {
-        float f;
-        uint32_t u;
-    } v = {f};
-    if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40u);
-    return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1u)) >> 16);
-}
 float bwi_f16_to_f32(uint16_t h);
 static inline float bwi_bf16_to_f32(uint16_t h)
 {

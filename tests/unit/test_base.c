@@ -339,7 +339,6 @@ static void cpu_limits_mask(void **state)
     } c[] = {{"ref", 0},
              {"avx2", BWI_CPU_AVX2},
              {"avx512", BWI_CPU_AVX2 | BWI_CPU_AVX512 | BWI_CPU_VNNI | BWI_CPU_VPOPCNT},
-             {"avx512bf16", ~0u},
              {"native", ~0u}};
     for (size_t i = 0; i < COUNT(c); i++) {
         assert_int_equal(bwi_cpu_limit(c[i].name, &e), BW_OK);
@@ -724,32 +723,6 @@ static void half_precision_is_exact(void **state)
     }
 }
 
-static void bf16_rounds_to_nearest_even(void **state)
-{
-    (void)state;
-    for (uint32_t h = 0; h < 65536; h++) {
-        float f = bwi_bf16_to_f32((uint16_t)h);
-        if (isnan(f)) {
-            assert_true(isnan(bwi_bf16_to_f32(bwi_f32_to_bf16(f))));
-            continue;
-        }
-        assert_int_equal(bwi_f32_to_bf16(f), h);
-        if ((h & 0x7fff) >= 0x7f80) continue;
-        /* Between two neighbours: below half, at half, above half. */
-        const uint32_t low[] = {h << 16 | 0x7fff, h << 16 | 0x8000, h << 16 | 0x8001};
-        const uint32_t want[] = {h, h + (h & 1), h + 1};
-        for (int i = 0; i < 3; i++) {
-            float x;
-            memcpy(&x, &low[i], 4);
-            assert_int_equal(bwi_f32_to_bf16(x), want[i]);
-        }
-    }
-    const uint32_t nan = 0x7f800001; /* all of its mantissa lies in the part that is cut off */
-    float x;
-    memcpy(&x, &nan, 4);
-    assert_true(isnan(bwi_bf16_to_f32(bwi_f32_to_bf16(x))));
-}
-
 static void dtypes_have_names_and_sizes(void **state)
 {
     (void)state;
@@ -792,7 +765,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(folders_are_made_with_parents, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(files_survive_lack_of_memory, make_folder, remove_folder),
         cmocka_unit_test(half_precision_is_exact),
-        cmocka_unit_test(bf16_rounds_to_nearest_even),
         cmocka_unit_test(dtypes_have_names_and_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

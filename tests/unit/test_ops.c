@@ -98,13 +98,13 @@ static void set_up(fixture *f, const op_case *k, int variant)
                     .times = &f->times};
     make_conv(f, real, k->n, in);
     for (int i = 0; i < n_in; i++) {
-        c->in[i] = (bwi_buf){.type = real, .scale = 1, .grad_type = real, .gscale = 1, .shape = k->in};
+        c->in[i] = (bwi_buf){.type = real, .scale = 1, .gscale = 1, .shape = k->in};
         c->in[i].data = bwi_calloc(f->n_in, 8);
         c->in[i].grad = bwi_calloc(f->n_in, 8);
         fill(c->in[i].data, real, f->n_in, (uint64_t)(1 + i));
         fill(c->in[i].grad, real, f->n_in, (uint64_t)(11 + i)); /* must be overwritten */
     }
-    c->out = (bwi_buf){.type = real, .scale = 1, .grad_type = real, .gscale = 1, .shape = os};
+    c->out = (bwi_buf){.type = real, .scale = 1, .gscale = 1, .shape = os};
     c->out.data = bwi_calloc(f->n_out, 8);
     c->out.grad = bwi_calloc(f->n_out, 8);
     fill(c->out.data, real, f->n_out, 21);
@@ -536,8 +536,8 @@ static void weights_are_packed_when_they_changed(void **state)
     tear_down(&f);
 }
 
-/* ---- A compute table that fails, and that takes bf16 gradients ------------------------------------------------------------------ */
-static int failing_step; /* which call fails: 0 weights, 1 forward, 2 backward weights, 3 backward data; -1: none */
+/* ---- A compute table that fails ----------------------------------------------------------------------------------------------- */
+static int failing_step; /* which call fails: 0 weights, 1 forward, 2 backward; -1: none */
 static size_t stub_scratch(const bwi_conv *conv)
 {
     return conv ? 0 : 1;
@@ -557,15 +557,11 @@ static int stub_piece(const bwi_conv *conv)
     (void)conv;
     return 1 << 20;
 }
-static bw_status stub_backward_weights(bwi_conv *conv, int first, const void *src, const void *gdst, void *gw, void *scratch)
+static bw_status stub_backward(bwi_conv *conv, int first, const void *src, const void *gdst, void *gw, void *gsrc,
+                               void *scratch)
 {
-    (void)conv, (void)first, (void)src, (void)gdst, (void)gw, (void)scratch;
+    (void)conv, (void)first, (void)src, (void)gdst, (void)gw, (void)gsrc, (void)scratch;
     return failing_step == 2 ? BW_INTERNAL : BW_OK;
-}
-static bw_status stub_backward_data(bwi_conv *conv, int first, const void *gdst, void *gsrc, void *scratch)
-{
-    (void)conv, (void)first, (void)gdst, (void)gsrc, (void)scratch;
-    return failing_step == 3 ? BW_INTERNAL : BW_OK;
 }
 static const bwi_compute stub = {
     .name = "stub",
@@ -574,16 +570,14 @@ static const bwi_compute stub = {
     .conv_weights = stub_weights,
     .conv_forward = stub_forward,
     .conv_piece = stub_piece,
-    .conv_backward_data = stub_backward_data,
-    .conv_backward_weights = stub_backward_weights,
+    .conv_backward = stub_backward,
 };
 
 static void failures_of_the_compute_table_are_reported(void **state)
 {
     (void)state;
-    const char *what[] = {"packing of the weights", "forward pass", "backward pass to the weights",
-                          "backward pass to the input"};
-    for (int i = 0; i < 4; i++) {
+    const char *what[] = {"packing of the weights", "forward pass", "backward pass"};
+    for (int i = 0; i < 3; i++) {
         fixture f;
         bw_error err = {0};
         char text[200];
@@ -599,29 +593,6 @@ static void failures_of_the_compute_table_are_reported(void **state)
         tear_down(&f);
     }
     failing_step = -1;
-}
-
-static void bias_gradient_of_bf16(void **state)
-{
-    (void)state;
-    for (int v = BWI_F32; v < BWI_VARIANTS; v++) {
-        fixture f;
-        if (!variant_runs(v)) continue;
-        set_up(&f, &cases[2], v); /* 19 channels: with a tail */
-        const bwi_compute *own = f.call.compute;
-        f.call.compute = &stub;
-        uint16_t *g = f.call.out.grad;
-        double want[19] = {0};
-        for (size_t i = 0; i < f.n_out; i++) {
-            g[i] = bwi_f32_to_bf16((float)(i % 7) - 2.5f);
-            want[i % 19] += (double)bwi_bf16_to_f32(g[i]);
-        }
-        f.call.out.grad_type = BWI_DT_BF16;
-        backward(&f);
-        for (size_t k = 0; k < 19; k++) assert_true(get(f.g->param[1].grad, BWI_DT_F32, k) == want[k]);
-        f.call.compute = own;
-        tear_down(&f);
-    }
 }
 
 /* ---- quantize ----------------------------------------------------------------------------------------------------------------- */
@@ -864,7 +835,6 @@ int main(void)
         cmocka_unit_test(convolution_with_weight_quantizer),
         cmocka_unit_test(weights_are_packed_when_they_changed),
         cmocka_unit_test(failures_of_the_compute_table_are_reported),
-        cmocka_unit_test(bias_gradient_of_bf16),
         cmocka_unit_test(quantize_hands_over_to_its_quantizer),
         cmocka_unit_test(float_variants_match_double),
         cmocka_unit_test(threads_do_not_change_a_bit),

@@ -8,8 +8,8 @@
 
 /* Accepted by every command; its fields live in `common`. */
 static const option common_options[] = {
-    {OPT_TEXT, "cpu", "NAME", "use no more than these instruction sets: ref, avx2, avx512, avx512bf16, native",
-     offsetof(common, cpu), 0, 0, NULL, NULL},
+    {OPT_TEXT, "cpu", "NAME", "use no more than these instruction sets: ref, avx2, avx512, native", offsetof(common, cpu), 0, 0,
+     NULL, NULL},
 };
 
 static int usage_error(const command *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -106,21 +106,13 @@ static inline __attribute__((always_inline)) void normalise_c(const real *restri
             }
     }
 }
-/* dx = A g - (k1 + k2 x), real or bf16. */
+/* dx = A g - (k1 + k2 x) */
 static inline __attribute__((always_inline)) void finish_c(const real *restrict g, const real *restrict x,
                                                            const real *restrict a, const real *restrict k1,
-                                                           const real *restrict k2, size_t rows, size_t c, real *restrict dx,
-                                                           uint16_t *restrict dx16)
+                                                           const real *restrict k2, size_t rows, size_t c, real *restrict dx)
 {
-    for (size_t r = 0; r < rows; r++, g += c, x += c) {
-        if (dx) {
-            for (size_t j = 0; j < c; j++) dx[j] = a[j] * g[j] - (k1[j] + k2[j] * x[j]);
-            dx += c;
-        } else {
-            for (size_t j = 0; j < c; j++) dx16[j] = bwi_f32_to_bf16((float)(a[j] * g[j] - (k1[j] + k2[j] * x[j])));
-            dx16 += c;
-        }
-    }
+    for (size_t r = 0; r < rows; r++, g += c, x += c, dx += c)
+        for (size_t j = 0; j < c; j++) dx[j] = a[j] * g[j] - (k1[j] + k2[j] * x[j]);
 }
 /* Instances with the channel count known at compile time for the common widths; the compiler keeps per-channel constants in registers. */
 #define BY_CHANNELS(f, ...)                                                                                                    \
@@ -156,10 +148,9 @@ static void normalise(const real *x, const bn_save *v, const real *res, bool rel
 {
     BY_CHANNELS(normalise_c, x, v->a, v->b, res, relu, rows, C, y);
 }
-static void finish(const real *g, const real *x, const real *a, const real *k1, const real *k2, size_t rows, size_t c, real *dx,
-                   uint16_t *dx16)
+static void finish(const real *g, const real *x, const real *a, const real *k1, const real *k2, size_t rows, size_t c, real *dx)
 {
-    BY_CHANNELS(finish_c, g, x, a, k1, k2, rows, C, dx, dx16);
+    BY_CHANNELS(finish_c, g, x, a, k1, k2, rows, C, dx);
 }
 
 static void clear(const bn_chunk *p, size_t c)
@@ -396,8 +387,8 @@ static real *slope_constants(const bwi_call *k, size_t c)
     return repeated_b(k, c) + round_up(block_rows(c) * c);
 }
 
-/* dL/dx of rows from .. to - 1 into dx, or dx16 when that is wanted in bf16. */
-static void second_pass(const bwi_call *k, size_t c, size_t from, size_t to, real *dx, uint16_t *dx16)
+/* dL/dx of rows from .. to - 1 into dx. */
+static void second_pass(const bwi_call *k, size_t c, size_t from, size_t to, real *dx)
 {
     const bn_save v = save_of(k, c);
     const real *x = k->in[0].data, *k1 = slope_constants(k, c), *k2 = k1 + round_up(c);
@@ -412,9 +403,9 @@ static void second_pass(const bwi_call *k, size_t c, size_t from, size_t to, rea
             size_t n = end - r < step ? end - r : step, at = (from + r) * c;
             const real *g = kept ? kept + at : p.g;
             if (!kept) gather(k, &v, &p, at, n * c, c, NULL, p.g);
-            real *out = dx ? dx + r * c : NULL;
-            finish(g, x + at, v.a, k1, k2, n, c, acc ? p.h : out, dx16 ? dx16 + r * c : NULL);
-            if (acc) /* never bf16, which has this one consumer */
+            real *out = dx + r * c;
+            finish(g, x + at, v.a, k1, k2, n, c, acc ? p.h : out);
+            if (acc)
                 for (size_t j = 0; j < n * c; j++) out[j] += p.h[j];
         }
     }
@@ -439,10 +430,7 @@ static bw_status BWI_V(bn_backward)(bwi_call *k, bw_error *err)
         k2[j] = (real)slope;
         k1[j] = (real)(a * s / (double)rows - slope * mean);
     }
-    if (k->in[0].grad && !k->by_parts) {
-        bool bf16 = k->in[0].grad_type == BWI_DT_BF16;
-        second_pass(k, c, 0, rows, bf16 ? NULL : k->in[0].grad, bf16 ? k->in[0].grad : NULL);
-    }
+    if (k->in[0].grad && !k->by_parts) second_pass(k, c, 0, rows, k->in[0].grad);
     k->times->norm += bwi_now() - start;
     return BW_OK;
 }
@@ -452,10 +440,9 @@ static void BWI_V(bn_backward_part)(bwi_call *k, int first, int n, void *to)
     double start = bwi_now();
     const bwi_shape s = k->out.shape;
     const size_t c = (size_t)s.c, image = (size_t)s.h * (size_t)s.w;
-    const bool bf16 = k->in[0].grad_type == BWI_DT_BF16;
     const int there = first + n < k->n ? n : first < k->n ? k->n - first : 0;
-    const size_t from = (size_t)first * image, rows = (size_t)there * image, row = c * (bf16 ? sizeof(uint16_t) : sizeof(real));
-    second_pass(k, c, from, from + rows, bf16 ? NULL : to, bf16 ? to : NULL);
+    const size_t from = (size_t)first * image, rows = (size_t)there * image, row = c * sizeof(real);
+    second_pass(k, c, from, from + rows, to);
     memset((char *)to + rows * row, 0, (size_t)(n - there) * image * row);
     k->times->norm += bwi_now() - start;
 }
@@ -484,7 +471,7 @@ static bw_status BWI_V(bn_tangent)(const bwi_call *k, bwi_call *t, bw_error *err
     BWI_PARALLEL_CHUNKS(i)
     {
         const size_t from = bwi_chunk(rows, 8, (size_t)i), to = bwi_chunk(rows, 8, (size_t)i + 1);
-        finish(rx + from * c, x + from * c, v.a, k1, k2, to - from, c, ry + from * c, NULL);
+        finish(rx + from * c, x + from * c, v.a, k1, k2, to - from, c, ry + from * c);
     }
     return BW_OK;
 }

@@ -2,7 +2,7 @@
  *
  * With quantizers the compute table multiplies codes: value = S * conv(src, w), S = in.scale * (scale of the weight quantizer). So
  *   dL/d(code of w)   = S * corr(src, g)      and the weight quantizer's backward takes it from there,
- *   dL/d(code of src) = S * convT(g, w)       of which S stays outside as in.gscale, so that bf16 sees exact integer weights. */
+ *   dL/d(code of src) = S * convT(g, w)       of which S stays outside as in.gscale, so that weights stay integers. */
 #ifndef BWI_CONV_COMMON_H
 #define BWI_CONV_COMMON_H
 #include "base/par.h"
@@ -89,21 +89,14 @@ static bw_status conv_forward(bwi_call *c, bw_error *err)
 static void conv_bias_gradient(const bwi_call *c, double *partial, real *gb)
 {
     size_t rows = conv_rows(c), oc = (size_t)c->out.shape.c;
-    const bool bf16 = c->out.grad_type == BWI_DT_BF16;
     BWI_PARALLEL_CHUNKS(i)
     {
         double *restrict sum = partial + (size_t)i * oc;
         memset(sum, 0, oc * sizeof *sum);
         for (size_t r = bwi_chunk(rows, 1, (size_t)i); r < bwi_chunk(rows, 1, (size_t)i + 1); r++) {
-            if (bf16) {
-                const uint16_t *restrict g = (const uint16_t *)c->out.grad + r * oc;
+            const real *restrict g = (const real *)c->out.grad + r * oc;
 #pragma omp simd
-                for (size_t k = 0; k < oc; k++) sum[k] += (double)bwi_bf16_to_f32(g[k]);
-            } else {
-                const real *restrict g = (const real *)c->out.grad + r * oc;
-#pragma omp simd
-                for (size_t k = 0; k < oc; k++) sum[k] += (double)g[k];
-            }
+            for (size_t k = 0; k < oc; k++) sum[k] += (double)g[k];
         }
     }
     for (int i = 1; i < BWI_CHUNKS; i++)
@@ -118,7 +111,7 @@ static const void *conv_gdst(const bwi_call *c, int first, int n)
         c->behind->node->op->fns[c->variant]->backward_part(c->behind, first, n, c->part);
         return c->part;
     }
-    return (const char *)c->out.grad + (size_t)first * bwi_shape_size(c->out.shape) * bwi_dtype_size(c->out.grad_type);
+    return (const char *)c->out.grad + (size_t)first * bwi_shape_size(c->out.shape) * sizeof(real);
 }
 
 /* Both passes, a piece of the batch at a time. gsrc: NULL when nobody wants the input's gradient. */
@@ -128,10 +121,8 @@ static bw_status conv_backward_passes(bwi_call *c, real *gsrc, bw_error *err)
     const int piece = c->compute->conv_piece(c->conv);
     for (int first = 0; first < c->batch; first += piece) {
         const void *g = conv_gdst(c, first, piece);
-        bw_status st = c->compute->conv_backward_weights(c->conv, first, c->in[0].data, g, w->grad, c->scratch);
-        if (st != BW_OK) return conv_failed(c, st, "backward pass to the weights", err);
-        if (gsrc) st = c->compute->conv_backward_data(c->conv, first, g, gsrc, c->scratch);
-        if (st != BW_OK) return conv_failed(c, st, "backward pass to the input", err);
+        bw_status st = c->compute->conv_backward(c->conv, first, c->in[0].data, g, w->grad, gsrc, c->scratch);
+        if (st != BW_OK) return conv_failed(c, st, "backward pass", err);
     }
     return BW_OK;
 }
@@ -168,7 +159,7 @@ static bw_status conv_backward(bwi_call *c, bw_error *err)
     const bwi_param *w = &c->graph->param[c->node->param[0]];
     bwi_quant *wq = c->node->wq;
     double scale = conv_scale(c), start = bwi_now(), norm = c->times->norm;
-    assert(c->out.gscale == 1 && (c->out.grad_type == BWI_REAL_DT || c->out.grad_type == BWI_DT_BF16));
+    assert(c->out.gscale == 1);
     real *gsrc = conv_gsrc(c);
     bw_status st = conv_backward_passes(c, gsrc, err);
     if (st != BW_OK) return st;
@@ -200,7 +191,7 @@ static bw_status conv_backward_tangent(const bwi_call *c, bwi_call *t, bw_error 
     real *gsrc = conv_gsrc(t);
     const int piece = c->compute->conv_piece(c->conv);
     for (int first = 0; gsrc && first < c->batch; first += piece) {
-        bw_status st = c->compute->conv_backward_data(c->conv, first, conv_gdst(t, first, piece), gsrc, c->scratch);
+        bw_status st = c->compute->conv_backward(c->conv, first, NULL, conv_gdst(t, first, piece), NULL, gsrc, c->scratch);
         if (st != BW_OK) return conv_failed(c, st, "backward pass to the input", err);
     }
     conv_gsrc_done(t, gsrc);
