@@ -479,6 +479,25 @@ static void gradients_of_16_bits(void **state)
     assert_null(conv);
 }
 
+/* A layer of ResNet-20's, on codes. */
+static bwi_conv_spec layer_of_bytes(int n, int map, bwi_dtype back)
+{
+    return (bwi_conv_spec){.n = n,
+                           .ih = map,
+                           .iw = map,
+                           .ic = 16,
+                           .oc = 16,
+                           .kh = 3,
+                           .kw = 3,
+                           .stride = 1,
+                           .pad = 1,
+                           .groups = 1,
+                           .src = BWI_DT_U8,
+                           .back = back,
+                           .train = true,
+                           .need_gsrc = true};
+}
+
 /* No gradient is none, and one that is not finite makes none that looks as if it were. */
 static void gradients_that_are_not_finite(void **state)
 {
@@ -486,20 +505,7 @@ static void gradients_that_are_not_finite(void **state)
     if (expect_u8(&bwi_compute_onednn) != BW_OK) skip();
     static const double value[] = {0, 1e-40, INFINITY, -INFINITY, NAN};
     for (size_t v = 0; v < sizeof value / sizeof *value; v++) {
-        const bwi_conv_spec s = {.n = 1,
-                                 .ih = 5,
-                                 .iw = 5,
-                                 .ic = 16,
-                                 .oc = 16,
-                                 .kh = 3,
-                                 .kw = 3,
-                                 .stride = 1,
-                                 .pad = 1,
-                                 .groups = 1,
-                                 .src = BWI_DT_U8,
-                                 .back = BWI_DT_I16,
-                                 .train = true,
-                                 .need_gsrc = true};
+        const bwi_conv_spec s = layer_of_bytes(1, 5, BWI_DT_I16);
         problem p = problem_make(&s);
         bwi_rng r = bwi_rng_make(7, BWI_RNG_TEST, v, 0);
         fill_int(p.src, p.n_src, 1, 255, &r), fill_int(p.w, p.n_w, -128, -1, &r);
@@ -584,24 +590,13 @@ static void scratch_stays_small(void **state)
 {
     (void)state;
     if (expect_u8(&bwi_compute_onednn) != BW_OK) skip();
-    const bwi_conv_spec s = {.n = 128,
-                             .ih = 32,
-                             .iw = 32,
-                             .ic = 16,
-                             .oc = 16,
-                             .kh = 3,
-                             .kw = 3,
-                             .stride = 1,
-                             .pad = 1,
-                             .groups = 1,
-                             .src = BWI_DT_U8,
-                             .back = BWI_DT_F32,
-                             .train = true,
-                             .need_gsrc = true};
-    bwi_conv *conv = NULL;
-    assert_int_equal(bwi_compute_onednn.conv_create(&s, &conv, NULL), BW_OK);
-    assert_in_range(bwi_compute_onednn.conv_scratch(conv), 1, bwi_conv_src_size(&s) * sizeof(float) / 4);
-    bwi_compute_onednn.conv_destroy(&conv);
+    for (int i = 0; i < 2; i++) {
+        const bwi_conv_spec s = layer_of_bytes(128, 32, i ? BWI_DT_I16 : BWI_DT_F32);
+        bwi_conv *conv = NULL;
+        assert_int_equal(bwi_compute_onednn.conv_create(&s, &conv, NULL), BW_OK);
+        assert_in_range(bwi_compute_onednn.conv_scratch(conv), 1, bwi_conv_src_size(&s) * sizeof(float) / 4);
+        bwi_compute_onednn.conv_destroy(&conv);
+    }
 }
 
 /* Changes one field of a good description and wants a refusal whose message contains `says`. */
