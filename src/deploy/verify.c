@@ -200,10 +200,11 @@ static bw_status batch(verification *v, int first, int n, bw_verify_result *r, d
         r->differing_classes += best(g, classes) != best(own, classes);
         top1[0] += best(g, classes) == v->labels[i];
         top1[1] += best(own, classes) == v->labels[i];
-        for (int e = 1; e < v->n_engines; e++)
-            for (int k = 0; k < classes; k++)
-                r->differing_logits +=
-                    memcmp(&own[k], &v->logits[e][(size_t)i * (size_t)classes + (size_t)k], sizeof *own) != 0;
+        for (int e = 1; e <= LEVELS; e++) {
+            const float *other = v->logits[e] + (size_t)i * (size_t)classes;
+            const bool ran = e < v->n_engines || (e == LEVELS && v->compiled);
+            for (int k = 0; ran && k < classes; k++) r->differing_logits += memcmp(&own[k], &other[k], sizeof *own) != 0;
+        }
     }
     return BW_OK;
 }

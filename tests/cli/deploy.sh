@@ -106,6 +106,15 @@ has out "C code: 0 logits differ"
 has out "layer3.2.conv2.input_quant              2         81920           0          0        0"
 expect 1 verify runs/tiny/model.safetensors --limit 2 --compiler no-such-compiler
 has err "no-such-compiler"
+# A compiler that gets other weights than the model's, as one that miscompiles would: the logits of the C code alone are wrong.
+cat >wrong-cc <<'END'
+#!/bin/sh
+for file; do :; done # the last argument
+sed -i '/net_codes\[\] = {/{n;s/[0-9][0-9]*/0/g}' "$file" && exec cc "$@"
+END
+chmod +x wrong-cc
+expect 1 verify runs/tiny/model.safetensors --limit 2 --threads 1 --cpu ref --compiler ./wrong-cc --json
+json out '$o->{engines} eq "ref, C code" && $o->{differing_logits} > 0 && $o->{differing_classes} == 0'
 expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 2 --json
 json out '$o->{images} == 20 && $o->{differing_logits} == 0 && $o->{differing_classes} == 0 && $o->{largest_difference} == 0'
 json out '@{$o->{layers}} == 20 && !grep { $_->{differing_codes} || $_->{differing_images} || !$_->{codes} } @{$o->{layers}}'
