@@ -163,6 +163,7 @@ typedef struct bw_verify_options {
     int limit;                 /* images; 0: the whole test set */
     int threads;               /* 0: all cores */
     const char *compiler;      /* of the exported C code, such as "cc"; NULL: leave it out */
+    bool integer_code;         /* the C code is that without floats */
     bw_verify_layer_fn *layer; /* called at the end for every layer, in the order of the graph; NULL: not */
     void *user;
 } bw_verify_options;

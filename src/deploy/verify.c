@@ -42,6 +42,7 @@ typedef struct verification {
     int batch;     /* images at a time */
     void *library; /* the compiled C code */
     c_code *compiled;
+    bool integer;              /* it writes logits as integers: their bits without the sign, negative for negative ones */
     uint8_t *pixels;           /* [BATCH] images */
     float *logits[LEVELS + 1]; /* [BATCH][classes]; of the C code last */
     int32_t labels[BATCH];
@@ -97,7 +98,7 @@ static bw_status execute(const char *const *argv, bw_error *err)
 }
 
 /* Exports the model as C code into a folder of its own, compiles it and loads it. */
-static bw_status compile(verification *v, const char *compiler, bw_error *err)
+static bw_status compile(verification *v, const char *compiler, const char *form, bw_error *err)
 {
     static const char *const files[] = {"net.c", "net.h", "net.so"};
     const char *tmp = getenv("TMPDIR");
@@ -108,7 +109,7 @@ static bw_status compile(verification *v, const char *compiler, bw_error *err)
     snprintf(folder, sizeof folder, "%.180s/bitwright-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(folder)) return bwi_fail(err, BW_IO, "%s: cannot make a folder for the C code: %s", folder, strerror(errno));
     for (int k = 0; k < 3; k++) snprintf(path[k], sizeof path[k], "%s/%s", folder, files[k]);
-    while ((row = bwi_exporter_at(i)) && strcmp(row->name, "c") != 0) i++;
+    while ((row = bwi_exporter_at(i)) && strcmp(row->name, form) != 0) i++;
     const char *const argv[] = {compiler, "-std=c99", "-O3", "-shared", "-fPIC", "-o", path[2], path[0], NULL};
     BWI_TRY(row->write(&v->m, &v->lowered, path[0], err));
     BWI_TRY(execute(argv, err));
@@ -131,7 +132,8 @@ static bw_status prepare(verification *v, const char *path, const bw_verify_opti
     BWI_TRY(bwi_lower_model(&v->m, &v->lowered, path, err));
     BWI_TRY(bwi_safetensors_image(&v->image, &v->image_bytes, &v->lowered, err));
     BWI_TRY(open_engines(v, err));
-    if (o->compiler) BWI_TRY(compile(v, o->compiler, err));
+    v->integer = o->integer_code;
+    if (o->compiler) BWI_TRY(compile(v, o->compiler, v->integer ? "c-integer" : "c", err));
     BWI_TRY(bwi_open_data(&v->data, o->data ? o->data : v->m.recipe->data.source, err));
     BWI_TRY(bwi_data_fits(v->data, v->m.graph, err));
     BWI_TRY(bwi_codes_create(&v->codes, v->m.graph, BATCH, err));
@@ -169,6 +171,17 @@ static int best(const float *logits, int classes)
     return k;
 }
 
+/* Logits of the C code without floats, in place. */
+static void make_floats(float *logits, int n)
+{
+    for (int i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, &logits[i], sizeof bits);
+        if (bits < 0) bits = (int32_t)(0x80000000u | (0u - (uint32_t)bits));
+        memcpy(&logits[i], &bits, sizeof bits);
+    }
+}
+
 /* n images from number `first` on, through everything. */
 static bw_status batch(verification *v, int first, int n, bw_verify_result *r, double *top1, bw_error *err)
 {
@@ -191,6 +204,7 @@ static bw_status batch(verification *v, int first, int n, bw_verify_result *r, d
             bwi_codes_compare(&v->codes, v->engine[0].net, pixels, (int)i, (int)c, v->logits[0] + at, work);
             for (int e = 1; e < v->n_engines; e++) bw_net_run(v->engine[e].net, pixels, 1, v->logits[e] + at, work);
             if (v->compiled) v->compiled(pixels, v->logits[LEVELS] + at, work);
+            if (v->compiled && v->integer) make_floats(v->logits[LEVELS] + at, classes);
         }
     }
     for (int i = 0; i < n; i++) {
@@ -227,7 +241,8 @@ bw_status bw_verify(const char *model, const bw_verify_options *options, bw_veri
     }
     for (int e = 0; e < v.n_engines && at < sizeof result->engines; e++)
         at += (size_t)snprintf(result->engines + at, sizeof result->engines - at, "%s%s", e ? ", " : "", v.engine[e].level);
-    if (v.compiled && at < sizeof result->engines) snprintf(result->engines + at, sizeof result->engines - at, ", C code");
+    if (v.compiled && at < sizeof result->engines)
+        snprintf(result->engines + at, sizeof result->engines - at, ", %sC code", v.integer ? "integer " : "");
     result->images = n;
     result->graph_top1 = 100 * top1[0] / n;
     result->engine_top1 = 100 * top1[1] / n;

@@ -102,7 +102,9 @@ grep -q QuantizeLinear tiny.onnx && grep -q qonnx.custom_op.general tiny.qonnx |
 expect 0 export --help
 has out "onnx"
 expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 1
-has out "C code: 0 logits differ"
+has out ", C code: 0 logits differ"
+expect 0 verify runs/tiny/model.safetensors --limit 20 --threads 1 --c-integer
+has out ", integer C code: 0 logits differ"
 has out "layer3.2.conv2.input_quant              2         81920           0          0        0"
 expect 1 verify runs/tiny/model.safetensors --limit 2 --compiler no-such-compiler
 has err "no-such-compiler"

@@ -7,7 +7,7 @@ typedef struct verify_options {
     common common;
     const char *model, *data, *compiler;
     int64_t limit, threads;
-    bool json;
+    bool integer, json;
 } verify_options;
 
 #define AT(f) offsetof(verify_options, f)
@@ -19,6 +19,8 @@ static const option options[] = {
     {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
     {OPT_TEXT, "compiler", "CC", "compiler for the exported C code; cc by default, none: leave the C code out", AT(compiler), 0,
      0, NULL, NULL},
+    {OPT_FLAG, "c-integer", NULL, "compile the C code without floats in place of that with them", AT(integer), 0, 0, NULL,
+     NULL},
     {OPT_FLAG, "json", NULL, "print one JSON object", AT(json), 0, 0, NULL, NULL},
 };
 
@@ -70,6 +72,7 @@ static int run(void *options_)
                                  .limit = (int)o->limit,
                                  .threads = (int)o->threads,
                                  .compiler = strcmp(compiler, "none") != 0 ? compiler : NULL,
+                                 .integer_code = o->integer,
                                  .layer = take,
                                  .user = &all};
     bw_verify_result r;
