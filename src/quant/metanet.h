@@ -20,7 +20,8 @@ enum { BWI_META_LR, BWI_META_NO_DECAY, BWI_META_EQ8, BWI_META_STALE, BWI_META_OW
          .max = 1,                                                                                                             \
          .integer = true},                                                                                                     \
     {                                                                                                                          \
-        .key = "stale_lookahead", .doc = "1: forward with the step of the iteration before (the released code)", .max = 1,     \
+        .key = "stale_lookahead",                                                                                              \
+        .doc = "1: forward with the step of the iteration before (the released code, and the published runs)", .max = 1,       \
         .integer = true                                                                                                        \
     }
 
