@@ -218,23 +218,6 @@ nomem:
     return bwi_fail(err, BW_NOMEM, "out of memory for the gradients of a convolution");
 }
 
-static void weights(bwi_back16 *b, const float *w, double scale)
-{
-    const bwi_conv_spec *s = &b->spec;
-    const size_t ic = (size_t)s->ic, taps = taps_of(s), n = sums_of(s), oc = (size_t)s->oc;
-    float most = 0;
-#pragma omp simd reduction(max : most)
-    for (size_t i = 0; i < n; i++) most = fmaxf(most, fabsf(w[i]));
-    b->top = top_for(b, (double)most);
-    b->scale = (float)scale;
-    int16_t *restrict to = b->w;
-    for (size_t t = 0; t < taps; t++)
-        for (size_t k = 0; k < oc; k += 2, to += 2 * ic) {
-            const float *restrict even = w + (k * taps + t) * ic, *restrict odd = even + taps * ic;
-            for (size_t c = 0; c < ic; c++) to[2 * c] = (int16_t)even[c], to[2 * c + 1] = (int16_t)odd[c];
-        }
-}
-
 /* ---- Operands --------------------------------------------------------------------------------------------------------------- */
 /* Largest magnitude of n values, n a multiple of 16; more than FLT_MAX where one is not finite. Compared as bits, where NaN is largest. */
 static float magnitude(const float *x, size_t n)
@@ -253,16 +236,30 @@ static float magnitude(const float *x, size_t n)
     return most;
 }
 
+static void weights(bwi_back16 *b, const float *w, double scale)
+{
+    const bwi_conv_spec *s = &b->spec;
+    const size_t ic = (size_t)s->ic, taps = taps_of(s), oc = (size_t)s->oc;
+    b->top = top_for(b, (double)magnitude(w, sums_of(s)));
+    b->scale = (float)scale;
+    int16_t *restrict to = b->w;
+    for (size_t t = 0; t < taps; t++)
+        for (size_t k = 0; k < oc; k += 2, to += 2 * ic) {
+            const float *restrict even = w + (k * taps + t) * ic, *restrict odd = even + taps * ic;
+            for (size_t c = 0; c < ic; c++) to[2 * c] = (int16_t)even[c], to[2 * c + 1] = (int16_t)odd[c];
+        }
+}
+
 /* The gradient of `images` images, times scale, as integers: into work.pairs and, where the source's gradient is wanted, work.g. */
 static void round_gradient(const bwi_back16 *b, const work *k, const float *g, int images, float scale, bool padded)
 {
-    const size_t oc = (size_t)b->spec.oc, ow = (size_t)b->wide;
+    const size_t oc = (size_t)b->spec.oc, line = (size_t)b->wide * oc;
     const int columns = bwi_conv_out(b->spec.iw, b->spec.kw, b->spec.stride, b->spec.pad);
     const __m512 factor = _mm512_set1_ps(scale);
     int16_t *pair = k->pairs;
     for (int row = 0; row < images * b->oh; row++, g += (size_t)columns * oc) {
         const int image = row / b->oh, y = row % b->oh;
-        int16_t *to = k->g + (((size_t)image * (size_t)b->tall + (size_t)(y + b->above)) * ow + (size_t)b->left) * oc;
+        int16_t *to = k->g + ((size_t)image * (size_t)b->tall + (size_t)(y + b->above)) * line + (size_t)b->left * oc;
         for (int x = 0; x < columns; x += 2)
             for (size_t c = 0; c < oc; c += 16, pair += 32) {
                 const float *at = g + (size_t)x * oc + c;
