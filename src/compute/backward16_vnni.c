@@ -66,19 +66,9 @@ typedef struct work {
     float *sum;     /* [kh * kw][ic][oc] */
 } work;
 
-static size_t round64(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
-
 static size_t taps_of(const bwi_conv_spec *s)
 {
     return (size_t)s->kh * (size_t)s->kw;
-}
-
-static size_t sums_of(const bwi_conv_spec *s)
-{
-    return taps_of(s) * (size_t)s->ic * (size_t)s->oc;
 }
 
 /* Elements of a thread's buffers. */
@@ -97,8 +87,8 @@ static size_t src_size(const bwi_back16 *b)
 
 static size_t share(const bwi_back16 *b)
 {
-    return round64(padded_size(b) * 2) + round64(pairs_size(b) * 2) + round64(src_size(b) * 2) +
-           round64(sums_of(&b->spec) * sizeof(float));
+    return bwi_conv_round(padded_size(b) * 2) + bwi_conv_round(pairs_size(b) * 2) + bwi_conv_round(src_size(b) * 2) +
+           bwi_conv_round(bwi_conv_weights_size(&b->spec) * sizeof(float));
 }
 
 static size_t scratch(const bwi_back16 *b)
@@ -110,9 +100,9 @@ static work work_of(const bwi_back16 *b, void *scratch_, int thread)
 {
     char *p = (char *)scratch_ + (size_t)thread * share(b);
     work k = {.g = (void *)p};
-    k.pairs = (void *)(p += round64(padded_size(b) * 2));
-    k.src = (void *)(p += round64(pairs_size(b) * 2));
-    k.sum = (void *)(p + round64(src_size(b) * 2));
+    k.pairs = (void *)(p += bwi_conv_round(padded_size(b) * 2));
+    k.src = (void *)(p += bwi_conv_round(pairs_size(b) * 2));
+    k.sum = (void *)(p + bwi_conv_round(src_size(b) * 2));
     return k;
 }
 
@@ -192,7 +182,8 @@ static bw_status create(const bwi_conv_spec *s, bwi_back16 **out, bw_error *err)
     *out = NULL;
     if (s->groups != 1 || s->ic % 16 || s->oc % 16)
         return unsupported(s, "channels must be multiples of 16, in one group", err);
-    if (sums_of(s) * sizeof(float) > SUMS_BYTES) return unsupported(s, "the weights are too many for a cache", err);
+    if (bwi_conv_weights_size(s) * sizeof(float) > SUMS_BYTES)
+        return unsupported(s, "the weights are too many for a cache", err);
     bwi_back16 *b = bwi_calloc(1, sizeof *b);
     if (!b) goto nomem;
     b->spec = *s;
@@ -201,8 +192,8 @@ static bw_status create(const bwi_conv_spec *s, bwi_back16 **out, bw_error *err)
     b->pairs = (bwi_conv_out(s->iw, s->kw, s->stride, s->pad) + 1) / 2;
     b->phase = bwi_calloc((size_t)s->stride * (size_t)s->stride, sizeof *b->phase);
     b->tap = bwi_calloc(taps_of(s), sizeof *b->tap);
-    b->w = bwi_calloc(sums_of(s), sizeof *b->w);
-    b->sum = bwi_calloc(sums_of(s), sizeof *b->sum);
+    b->w = bwi_calloc(bwi_conv_weights_size(s), sizeof *b->w);
+    b->sum = bwi_calloc(bwi_conv_weights_size(s), sizeof *b->sum);
     if (!b->phase || !b->tap || !b->w || !b->sum) goto nomem;
     plan_phases(b);
     plan_chunks(b);
@@ -240,7 +231,7 @@ static void weights(bwi_back16 *b, const float *w, double scale)
 {
     const bwi_conv_spec *s = &b->spec;
     const size_t ic = (size_t)s->ic, taps = taps_of(s), oc = (size_t)s->oc;
-    b->top = top_for(b, (double)magnitude(w, sums_of(s)));
+    b->top = top_for(b, (double)magnitude(w, bwi_conv_weights_size(s)));
     b->scale = (float)scale;
     int16_t *restrict to = b->w;
     for (size_t t = 0; t < taps; t++)
@@ -439,14 +430,15 @@ static void data_gradient(const bwi_back16 *b, const phase *p, const int16_t *g,
             }
 }
 
-static void chunk(const bwi_back16 *b, const work *k, int images, const uint8_t *src, const float *gdst, bool gw, float *gsrc)
+/* src or gsrc NULL: the weights' or the source's gradient is not wanted. */
+static void chunk(const bwi_back16 *b, const work *k, int images, const uint8_t *src, const float *gdst, float *gsrc)
 {
     const bwi_conv_spec *s = &b->spec;
     const size_t n = bwi_conv_dst_size(s) / (size_t)s->n * (size_t)images, image = bwi_conv_src_size(s) / (size_t)s->n;
     const float most = magnitude(gdst, n), least = 1e-33f; /* below it, where top / most is no float, a gradient is none */
     const float scale = most < least ? 0 : b->top / most, inv = most / b->top;
     round_gradient(b, k, gdst, images, scale, gsrc);
-    if (gw) weights_gradient(b, k, src, images, inv);
+    if (src) weights_gradient(b, k, src, images, inv);
     for (int i = 0; gsrc && i < images; i++)
         for (int p = 0; p < s->stride * s->stride; p++)
             data_gradient(b, &b->phase[p], k->g + (size_t)i * (size_t)b->tall * (size_t)b->wide * (size_t)s->oc, inv * b->scale,
@@ -459,18 +451,17 @@ static void run(bwi_back16 *b, int first, int n, const uint8_t *src, const float
     const size_t in = bwi_conv_src_size(s) / (size_t)s->n, out = bwi_conv_dst_size(s) / (size_t)s->n, taps = taps_of(s),
                  ic = (size_t)s->ic, oc = (size_t)s->oc;
     const int chunks = (n + b->images - 1) / b->images;
-    src += (size_t)first * in;
-    if (gsrc) gsrc += (size_t)first * in;
 #pragma omp parallel num_threads(b->threads)
     {
         const work k = work_of(b, scratch_, bwi_thread());
         const int threads = omp_get_num_threads();
-        memset(k.sum, 0, sums_of(s) * sizeof *k.sum);
+        memset(k.sum, 0, bwi_conv_weights_size(s) * sizeof *k.sum);
         memset(k.g, 0, padded_size(b) * sizeof *k.g);
 #pragma omp for schedule(static)
         for (int i = 0; i < chunks; i++) {
             const int at = i * b->images, images = n - at < b->images ? n - at : b->images;
-            chunk(b, &k, images, src + (size_t)at * in, gdst + (size_t)at * out, gw, gsrc ? gsrc + (size_t)at * in : NULL);
+            const size_t image = (size_t)(first + at) * in;
+            chunk(b, &k, images, gw ? src + image : NULL, gdst + (size_t)at * out, gsrc ? gsrc + image : NULL);
         }
         if (gw) {
 #pragma omp for schedule(static)

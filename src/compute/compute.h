@@ -16,7 +16,7 @@ typedef struct bwi_conv_spec {
     int stride, pad, groups;
     bwi_dtype src; /* F32 (F64 in the double table): values or codes held as reals. U8: codes 0..255, weights then int8 */
     bwi_dtype
-        back; /* arithmetic of the backward pass: F32 (F64 in the double table). I16, of a U8 source: integers, for which gdst may be rounded to 16 bits */
+        back; /* arithmetic of the backward pass: as src F32 or F64; I16, of a U8 source: integers, gdst may be rounded to 16 bits */
     bool codes;     /* source and weights hold integers: the scale multiplies their sums, which are then exact below 2^24 */
     bool train;     /* backward weights needed */
     bool need_gsrc; /* backward data needed */

@@ -1,6 +1,7 @@
-/* Convolutions by oneDNN, but for backward passes in 16-bit integers, which it does not have. Sources and destinations are NHWC everywhere; each pass has its weights in the layout that its
- * kernel likes best, and a reorder from or to [oc,kh,kw,ic/groups]. Everything is created once; a call only swaps data handles.
- * All primitives use the caller's scratch, so that one buffer serves every convolution of a network. */
+/* Convolutions by oneDNN, but for backward passes in 16-bit integers, which it does not have (backward16.h). Sources and destinations are
+ * NHWC everywhere; each pass has its weights in the layout that its kernel likes best, and a reorder from or to [oc,kh,kw,ic/groups].
+ * Everything is created once; a call only swaps data handles. All primitives use the caller's scratch, so that one buffer serves every
+ * convolution of a network. */
 #include "compute/compute.h"
 #include "base/alloc.h"
 #include "base/cpu.h"
@@ -58,11 +59,6 @@ typedef struct builder {
     dnn_md w;                            /* OHWI f32 */
     bw_error *err;
 } builder;
-
-static size_t round64(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
 
 static bw_status status_of(dnnl_status_t status)
 {
@@ -136,7 +132,7 @@ static bw_status make_task(builder *b, task *t, dnnl_primitive_desc_t *pd, const
     dnn_md scratch = {0};
     BWI_TRY(check(b, dnnl_primitive_create(&t->primitive, *pd), what));
     BWI_TRY(check(b, dnn_md_query(&scratch, *pd, dnnl_query_scratchpad_md), what));
-    size_t bytes = round64(dnn_md_bytes(&scratch));
+    size_t bytes = bwi_conv_round(dnn_md_bytes(&scratch));
     if (bytes) BWI_TRY(check(b, dnn_memory_make(&t->scratchpad, &scratch, b->engine, NULL), what));
     if (bytes > b->conv->scratchpad) b->conv->scratchpad = bytes;
 fail:
@@ -313,7 +309,7 @@ static bw_status make_backward_weights(builder *b)
     if (s->src != BWI_DT_F32) {
         BWI_TRY(check(b, dnn_memory_make(&c->converted, &g.src, b->engine, NULL), "source"));
         BWI_TRY(make_reorder(b, &c->convert, &from.src, &g.src, "conversion of the source"));
-        c->converted_bytes = round64(dnn_md_bytes(&g.src));
+        c->converted_bytes = bwi_conv_round(dnn_md_bytes(&g.src));
     }
 fail:
     if (hint) dnnl_primitive_desc_destroy(hint);
@@ -345,8 +341,8 @@ static bw_status build(builder *b)
     if (c->integers) BWI_TRY(c->integers->create(&c->spec, &c->back16, b->err));
     if (c->spec.need_gsrc && !c->integers) BWI_TRY(make_backward_data(b));
     if (c->spec.train && !c->integers) BWI_TRY(make_backward_weights(b));
-    const size_t scaled = round64(bwi_conv_weights_size(&c->spec) * sizeof(float));
-    const size_t gradient = c->converted_bytes + (c->piece < c->spec.n ? round64(c->gw_bytes) : 0);
+    const size_t scaled = bwi_conv_round(bwi_conv_weights_size(&c->spec) * sizeof(float));
+    const size_t gradient = c->converted_bytes + (c->piece < c->spec.n ? bwi_conv_round(c->gw_bytes) : 0);
     c->staging = scaled > gradient ? scaled : gradient;
     if (c->integers && c->integers->scratch(c->back16) > c->staging) c->staging = c->integers->scratch(c->back16);
 fail:
@@ -535,12 +531,12 @@ fail:
 
 static bw_status conv_backward(bwi_conv *c, int first, const void *src, const void *gdst, void *gw, void *gsrc, void *scratch)
 {
-    bw_status st = BW_OK;
-    if (c->integers)
+    if (c->integers) {
         c->integers->run(c->back16, first, c->piece, src, gdst, gw, gsrc, staging(c, scratch));
-    else if (gw)
-        st = backward_weights(c, first, src, gdst, gw, scratch);
-    if (!c->integers && gsrc && st == BW_OK) st = backward_data(c, first, gdst, gsrc, scratch);
+        return BW_OK;
+    }
+    bw_status st = gw ? backward_weights(c, first, src, gdst, gw, scratch) : BW_OK;
+    if (gsrc && st == BW_OK) st = backward_data(c, first, gdst, gsrc, scratch);
     return st;
 }
 

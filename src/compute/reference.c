@@ -50,7 +50,7 @@ nomem:
 
 static size_t conv_scratch(const bwi_conv *c)
 {
-    return c->spec.src == BWI_DT_U8 ? (bwi_conv_src_size(&c->spec) * sizeof(real) + 63) / 64 * 64 : 0;
+    return c->spec.src == BWI_DT_U8 ? bwi_conv_round(bwi_conv_src_size(&c->spec) * sizeof(real)) : 0;
 }
 
 /* The source as reals: itself, or converted into scratch. */

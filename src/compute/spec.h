@@ -10,6 +10,11 @@ const char *bwi_conv_text(const bwi_conv_spec *spec, char buf[BWI_CONV_TEXT]);
  * a size_t, src is `real` or U8, and back is `real` or, of a U8 source, I16. */
 BW_MUST_USE bw_status bwi_conv_check(const bwi_conv_spec *spec, bwi_dtype real, bw_error *err);
 
+/* Bytes of a part of scratch, so that the next one is aligned. */
+static inline size_t bwi_conv_round(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
 /* Elements of the tensors of a checked spec. */
 static inline size_t bwi_conv_src_size(const bwi_conv_spec *s)
 {

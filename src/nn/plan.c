@@ -184,22 +184,24 @@ static bool can_use_codes(const bwi_exec *e, const bwi_step *s, const char **why
     return false;
 }
 
-/* Creates the convolution of step s, in floats what the table cannot do in integers. */
+/* Creates the convolution of step s, in floats what the table cannot do in integers; err is never NULL. */
 static bw_status create_conv(bwi_exec *e, bwi_step *s, bwi_conv_spec *spec, bw_error *err)
 {
     const bwi_node *n = &e->g->node[s->node];
-    for (;;) {
-        bw_status st = e->compute->conv_create(spec, &s->conv, err);
-        const bool back = spec->back == BWI_DT_I16, forward = spec->src == BWI_DT_U8;
-        if (st != BW_UNSUPPORTED || !forward) return st ? bwi_fail_in(err, st, "layer %s", n->name) : BW_OK;
-        if (e->note)
-            bwi_text_add(e->note, "fast: %s: float %s instead: %s\n", n->name, back ? "gradients" : "convolution",
-                         err ? err->msg : "integers are not exact here");
-        if (back)
+    const bwi_conv_spec asked = *spec;
+    bw_status st = e->compute->conv_create(spec, &s->conv, err);
+    while (st == BW_UNSUPPORTED && spec->src == BWI_DT_U8) {
+        if (spec->back == BWI_DT_I16)
             spec->back = e->g->real;
         else
             spec->src = e->g->real;
+        st = e->compute->conv_create(spec, &s->conv, err);
     }
+    if (st) return bwi_fail_in(err, st, "layer %s", n->name);
+    if (e->note && (spec->src != asked.src || spec->back != asked.back)) /* err still says why */
+        bwi_text_add(e->note, "fast: %s: float %s instead: %s\n", n->name, spec->src == asked.src ? "gradients" : "convolution",
+                     err->msg);
+    return BW_OK;
 }
 
 static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err)

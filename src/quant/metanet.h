@@ -21,8 +21,8 @@ enum { BWI_META_LR, BWI_META_NO_DECAY, BWI_META_EQ8, BWI_META_STALE, BWI_META_OW
          .integer = true},                                                                                                     \
     {                                                                                                                          \
         .key = "stale_lookahead",                                                                                              \
-        .doc = "1: forward with the step of the iteration before (the released code, and the published runs)", .max = 1,       \
-        .integer = true                                                                                                        \
+        .doc = "1: forward with the step of the iteration before (the released code, and the published FCGrad runs)",          \
+        .max = 1, .integer = true                                                                                              \
     }
 
 /* Loops of a network in one variant. wt, f, a [n] real. work: what prepare made. state: of these n coordinates, or NULL. */

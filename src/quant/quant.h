@@ -61,8 +61,7 @@ typedef struct bwi_chain {
     const void *x;     /* [n] real */
     const void *a, *b; /* [n] real, constants of the channels repeated row after row; NULL: x is y already (backward only) */
     double floor;      /* 0: ReLU; -INFINITY: none */
-    const void *
-        other; /* [n] real, dL/dy from other consumers of y, which is stored then: only where a and b are NULL; backward only; NULL: none */
+    const void *other; /* [n] real, dL/dy from other consumers of y, where a and b are NULL; backward only; NULL: none */
 } bwi_chain;
 
 #define BWI_QBLOCK 2048 /* elements of a block: what loops take at once at most where they say so */
