@@ -10,6 +10,7 @@
 #if defined(__x86_64__)
 #include "base/alloc.h"
 #include "base/cpu.h"
+#include "base/inline.h"
 #include "base/par.h"
 #include "compute/spec.h"
 #include <immintrin.h>
@@ -17,9 +18,6 @@
 #include <math.h>
 #include <omp.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 28") /* sums must be registers, never an array in memory */
 
 enum {
     TOP = INT16_MAX,                       /* largest integer of a gradient, where sums allow it */
@@ -267,7 +265,7 @@ static void round_gradient(const bwi_back16 *b, const work *k, const float *g, i
 }
 
 /* 16 codes of pixel x of a row, zero beside it. */
-INLINE __m512i codes_at(const uint8_t *row, int x, int width, size_t ic)
+BWI_INLINE __m512i codes_at(const uint8_t *row, int x, int width, size_t ic)
 {
     if (x < 0 || x >= width) return _mm512_setzero_si512();
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(row + (size_t)x * ic)));
@@ -299,13 +297,13 @@ static void pair_source(const bwi_back16 *b, const work *k, const uint8_t *src, 
 
 /* ---- Sums ------------------------------------------------------------------------------------------------------------------- */
 /* sum + a b, in place: with the intrinsic gcc 12 copies sums from register to register in nested loops, which costs a third of the time. */
-INLINE __m512i add_products(__m512i sum, __m512i a, __m512i b)
+BWI_INLINE __m512i add_products(__m512i sum, __m512i a, __m512i b)
 {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
 }
 
-INLINE __m512i pair_at(const int16_t *p)
+BWI_INLINE __m512i pair_at(const int16_t *p)
 {
     int32_t two;
     memcpy(&two, p, sizeof two);
@@ -313,28 +311,28 @@ INLINE __m512i pair_at(const int16_t *p)
 }
 
 /* out [n][16 * halves] = inv * gradient of n source pixels; both steps in elements. */
-INLINE void data_block(const tap *t, int taps, const int16_t *g, size_t pixel, const int16_t *w, size_t weights_step, int pairs,
-                       float inv, float *out, size_t out_step, const int n, const int halves)
+BWI_INLINE void data_block(const tap *t, int taps, const int16_t *g, size_t pixel, const int16_t *w, size_t weights_step,
+                           int pairs, float inv, float *out, size_t out_step, const int n, const int halves)
 {
     __m512i sum[2 * NARROW];
-    UNROLL for (int i = 0; i < n * halves; i++) sum[i] = _mm512_setzero_si512();
+    BWI_UNROLL for (int i = 0; i < n * halves; i++) sum[i] = _mm512_setzero_si512();
     for (const tap *end = t + taps; t < end; t++) {
         const int16_t *a = g + t->gradient, *d = w + t->weights, *stop = a + 2 * pairs;
         do {
             __m512i v[2];
-            UNROLL for (int h = 0; h < halves; h++) v[h] = _mm512_load_si512(d + 32 * h);
-            UNROLL for (int i = 0; i < n; i++)
+            BWI_UNROLL for (int h = 0; h < halves; h++) v[h] = _mm512_load_si512(d + 32 * h);
+            BWI_UNROLL for (int i = 0; i < n; i++)
             {
                 const __m512i two = pair_at(a + (size_t)i * pixel);
-                UNROLL for (int h = 0; h < halves; h++) sum[i * halves + h] = add_products(sum[i * halves + h], two, v[h]);
+                BWI_UNROLL for (int h = 0; h < halves; h++) sum[i * halves + h] = add_products(sum[i * halves + h], two, v[h]);
             }
             a += 2, d += weights_step;
         } while (a < stop);
     }
     const __m512 factor = _mm512_set1_ps(inv);
-    UNROLL for (int i = 0; i < n; i++)
+    BWI_UNROLL for (int i = 0; i < n; i++)
     {
-        UNROLL for (int h = 0; h < halves; h++) _mm512_storeu_ps(
+        BWI_UNROLL for (int h = 0; h < halves; h++) _mm512_storeu_ps(
             out + (size_t)i * out_step + 16 * h, _mm512_mul_ps(factor, _mm512_cvtepi32_ps(sum[i * halves + h])));
     }
 }
@@ -355,28 +353,28 @@ static data_fn *const narrow[NARROW] = {SIZES(NAME, 1) data_15x1, data_16x1}, *c
 /* clang-format on */
 
 /* sum [channels][oc] += inv * source [channels] x gradient [16 * halves], over the lines. line: where each begins in the source. */
-INLINE void weights_block(const int16_t *src, const size_t *line, int lines, size_t src_step, const int16_t *g, size_t g_step,
-                          int pairs, float inv, float *out, size_t oc, const int channels, const int halves)
+BWI_INLINE void weights_block(const int16_t *src, const size_t *line, int lines, size_t src_step, const int16_t *g,
+                              size_t g_step, int pairs, float inv, float *out, size_t oc, const int channels, const int halves)
 {
     __m512i sum[NARROW];
-    UNROLL for (int i = 0; i < channels * halves; i++) sum[i] = _mm512_setzero_si512();
+    BWI_UNROLL for (int i = 0; i < channels * halves; i++) sum[i] = _mm512_setzero_si512();
     for (const size_t *end = line + lines; line < end; line++) {
         const int16_t *a = src + *line, *stop = g + (size_t)pairs * g_step;
         do {
             __m512i v[2];
-            UNROLL for (int h = 0; h < halves; h++) v[h] = _mm512_load_si512(g + 32 * h);
-            UNROLL for (int i = 0; i < channels; i++)
+            BWI_UNROLL for (int h = 0; h < halves; h++) v[h] = _mm512_load_si512(g + 32 * h);
+            BWI_UNROLL for (int i = 0; i < channels; i++)
             {
                 const __m512i two = pair_at(a + 2 * i);
-                UNROLL for (int h = 0; h < halves; h++) sum[i * halves + h] = add_products(sum[i * halves + h], two, v[h]);
+                BWI_UNROLL for (int h = 0; h < halves; h++) sum[i * halves + h] = add_products(sum[i * halves + h], two, v[h]);
             }
             a += src_step, g += g_step;
         } while (g < stop);
     }
     const __m512 factor = _mm512_set1_ps(inv);
-    UNROLL for (int i = 0; i < channels; i++)
+    BWI_UNROLL for (int i = 0; i < channels; i++)
     {
-        UNROLL for (int h = 0; h < halves; h++)
+        BWI_UNROLL for (int h = 0; h < halves; h++)
         {
             float *at = out + (size_t)i * oc + 16 * h;
             _mm512_storeu_ps(at, _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(sum[i * halves + h]), _mm512_loadu_ps(at)));

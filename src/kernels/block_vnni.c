@@ -1,36 +1,34 @@
 #if defined(__x86_64__)
+#include "base/inline.h"
 #include "kernels/block_vnni.h"
 #include <immintrin.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16") /* sums must be registers, never an array in memory */
-
 /* Four bytes at `at` of each pixel times 64 * halves weights. */
-INLINE void four(__m512i sum[][2], const uint8_t *a, const uint8_t *b, size_t px, size_t at, const int8_t *w, const int n,
-                 const int halves)
+BWI_INLINE void four(__m512i sum[][2], const uint8_t *a, const uint8_t *b, size_t px, size_t at, const int8_t *w, const int n,
+                     const int halves)
 {
     const int first = (n + 1) / 2;
     __m512i weights[2];
-    UNROLL for (int h = 0; h < halves; h++) weights[h] = _mm512_load_si512(w + 64 * h);
-    UNROLL for (int i = 0; i < n; i++)
+    BWI_UNROLL for (int h = 0; h < halves; h++) weights[h] = _mm512_load_si512(w + 64 * h);
+    BWI_UNROLL for (int i = 0; i < n; i++)
     {
         int32_t bytes;
         memcpy(&bytes, (i < first ? a + (size_t)i * px : b + (size_t)(i - first) * px) + at, 4);
         const __m512i codes = _mm512_set1_epi32(bytes);
-        UNROLL for (int h = 0; h < halves; h++) sum[i][h] = _mm512_dpbusd_epi32(sum[i][h], codes, weights[h]);
+        BWI_UNROLL for (int h = 0; h < halves; h++) sum[i][h] = _mm512_dpbusd_epi32(sum[i][h], codes, weights[h]);
     }
 }
 
 /* Two steps at a time: the additions of a loop would take slots from the products. */
-INLINE const int8_t *part(const bwk_block *j, const uint8_t *a, const uint8_t *b, const int8_t *w, const int32_t *start,
-                          int32_t *acc, const int n, const int halves)
+BWI_INLINE const int8_t *part(const bwk_block *j, const uint8_t *a, const uint8_t *b, const int8_t *w, const int32_t *start,
+                              int32_t *acc, const int n, const int halves)
 {
     const size_t px = j->pixel, step = j->step;
     __m512i sum[BWK_PIXELS][2];
-    UNROLL for (int i = 0; i < n; i++)
+    BWI_UNROLL for (int i = 0; i < n; i++)
     {
-        UNROLL for (int h = 0; h < halves; h++) sum[i][h] = _mm512_load_si512(start + 16 * h);
+        BWI_UNROLL for (int h = 0; h < halves; h++) sum[i][h] = _mm512_load_si512(start + 16 * h);
     }
     for (int ky = 0; ky < j->kh; ky++, a += j->pitch, b += j->pitch) {
         size_t k = 0;
@@ -43,14 +41,14 @@ INLINE const int8_t *part(const bwk_block *j, const uint8_t *a, const uint8_t *b
             w += 64 * halves;
         }
     }
-    UNROLL for (int i = 0; i < n; i++)
+    BWI_UNROLL for (int i = 0; i < n; i++)
     {
-        UNROLL for (int h = 0; h < halves; h++) _mm512_store_si512(acc + (size_t)i * BWK_LANES + 16 * h, sum[i][h]);
+        BWI_UNROLL for (int h = 0; h < halves; h++) _mm512_store_si512(acc + (size_t)i * BWK_LANES + 16 * h, sum[i][h]);
     }
     return w;
 }
 
-INLINE void block(const bwk_block *j, const uint8_t *a, const uint8_t *b, int32_t *acc, const int n, const int halves)
+BWI_INLINE void block(const bwk_block *j, const uint8_t *a, const uint8_t *b, int32_t *acc, const int n, const int halves)
 {
     const int8_t *w = j->w;
     const int32_t *start = j->start;

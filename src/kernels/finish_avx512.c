@@ -1,11 +1,11 @@
 /* The finish for AVX-512: 64 values at a time, of two pixels and 32 channels or four pixels and 16, so that what is asked of a finish is
  * asked once for all of them. */
 #if defined(__x86_64__)
+#include "base/inline.h"
 #include "kernels/finish_scalar.h"
 #include <immintrin.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define EACH   _Pragma("GCC unroll 4") for (int i = 0; i < n; i++)
+#define EACH BWI_UNROLL for (int i = 0; i < n; i++)
 
 /* Where n registers of 16 values belong: with `wide` they alternate between the halves of 32 channels. */
 typedef struct place {
@@ -14,18 +14,18 @@ typedef struct place {
     int n;
 } place;
 
-INLINE size_t pixel_of(const place w, int i)
+BWI_INLINE size_t pixel_of(const place w, int i)
 {
     return (size_t)(w.wide ? i / 2 : i);
 }
 
-INLINE size_t half_of(const place w, int i)
+BWI_INLINE size_t half_of(const place w, int i)
 {
     return (size_t)(w.wide ? i % 2 : 0);
 }
 
 /* Codes as bytes; pixel i to to + i * stride. Both byte types: codes are those of one of them. */
-INLINE void put_codes(const __m512i *whole, const place w, uint8_t *to, size_t stride, bool is_signed)
+BWI_INLINE void put_codes(const __m512i *whole, const place w, uint8_t *to, size_t stride, bool is_signed)
 {
     const int n = w.n;
     if (n != 4 || w.m != 0xffff) {
@@ -79,8 +79,8 @@ static form form_of(const bwk_finish *f)
     return o;
 }
 
-INLINE void values_of(const bwk_finish *f, const form o, const place w, const lane *l, size_t pixel, size_t channel,
-                      const int32_t *acc, size_t stride)
+BWI_INLINE void values_of(const bwk_finish *f, const form o, const place w, const lane *l, size_t pixel, size_t channel,
+                          const int32_t *acc, size_t stride)
 {
     const int n = w.n;
     const size_t row = (size_t)f->channels, at = pixel * row + channel;
@@ -114,7 +114,7 @@ INLINE void values_of(const bwk_finish *f, const form o, const place w, const la
     }
 }
 
-INLINE lane lane_of(const bwk_finish *f, const form o, __mmask16 m, int channel)
+BWI_INLINE lane lane_of(const bwk_finish *f, const form o, __mmask16 m, int channel)
 {
     const __m512 none = _mm512_setzero_ps();
     return (lane){.bias = o.bias ? _mm512_maskz_loadu_ps(m, f->bias + channel) : none,
@@ -123,8 +123,8 @@ INLINE lane lane_of(const bwk_finish *f, const form o, __mmask16 m, int channel)
 }
 
 /* A block: 16 channels where m is constant and 4 pixels at a time, or 32 and 2. */
-INLINE void columns_of(const bwk_finish *f, const form o, __mmask16 m, const bool wide, int pixel, int pixels, int channel,
-                       const int32_t *acc, int stride)
+BWI_INLINE void columns_of(const bwk_finish *f, const form o, __mmask16 m, const bool wide, int pixel, int pixels, int channel,
+                           const int32_t *acc, int stride)
 {
     const lane l[2] = {lane_of(f, o, m, channel), lane_of(f, o, wide ? m : (__mmask16)0, wide ? channel + 16 : channel)};
     const int most = wide ? 2 : 4;
@@ -136,8 +136,8 @@ INLINE void columns_of(const bwk_finish *f, const form o, __mmask16 m, const boo
                   (size_t)stride);
 }
 
-INLINE void finish(const bwk_finish *f, const form o, int pixel, int pixels, int channel, int channels, const int32_t *acc,
-                   int stride)
+BWI_INLINE void finish(const bwk_finish *f, const form o, int pixel, int pixels, int channel, int channels, const int32_t *acc,
+                       int stride)
 {
     int c = 0;
     for (; c + 32 <= channels; c += 32) columns_of(f, o, 0xffff, true, pixel, pixels, channel + c, acc + c, stride);

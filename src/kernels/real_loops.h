@@ -1,4 +1,5 @@
 /* The loops of a row of kernels/real.h, for vectors of LANES floats; REAL_ROW is the row's object, REAL_NAME and REAL_NEEDS its members. */
+#include "base/inline.h"
 #include "kernels/real.h"
 #include <math.h>
 #include <string.h>
@@ -14,9 +15,8 @@ static inline size_t offset(int a, int b)
 
 /* Sums of `pixels` neighbouring pixels from ox on, of vectors * LANES channels from `channel` on. With more than one pixel, no tap of any lies left
  * or right of the map. */
-__attribute__((always_inline)) static inline void tile(const bwk_conv_spec *s, const float *w, const float *x, float scale,
-                                                       int oy, int ox, size_t channel, float *out, const int pixels,
-                                                       const int vectors)
+BWI_INLINE void tile(const bwk_conv_spec *s, const float *w, const float *x, float scale, int oy, int ox, size_t channel,
+                     float *out, const int pixels, const int vectors)
 {
     const size_t oc = (size_t)s->oc, in = (size_t)(s->ic / s->groups), group = channel / (oc / (size_t)s->groups),
                  step = offset(s->stride, s->ic);
@@ -57,9 +57,8 @@ static void single(const bwk_conv_spec *s, const float *w, const float *x, float
 }
 
 /* The channels of one group, from .. to - 1, of `pixels` pixels. */
-__attribute__((always_inline)) static inline void pixel_block(const bwk_conv_spec *s, const float *w, const float *x,
-                                                              float scale, int oy, int ox, size_t from, size_t to, float *out,
-                                                              const int pixels)
+BWI_INLINE void pixel_block(const bwk_conv_spec *s, const float *w, const float *x, float scale, int oy, int ox, size_t from,
+                            size_t to, float *out, const int pixels)
 {
     size_t c = from;
     for (; c + VECTORS * LANES <= to; c += VECTORS * LANES) tile(s, w, x, scale, oy, ox, c, out, pixels, VECTORS);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/inline.h"
 #include "base/par.h"
 #include "quant/quant.h"
 
@@ -181,8 +182,7 @@ static void stats_add(stats_part *p, const stats_part *o)
 }
 
 /* Sums over x[from..to). Squares are of x - pivot, with a pivot of the tensor's own size, so that a mean far from 0 costs no digits. */
-static inline __attribute__((always_inline)) stats_part stats_of(const float *f, const double *d, bool is_double, double pivot,
-                                                                 size_t from, size_t to)
+BWI_INLINE stats_part stats_of(const float *f, const double *d, bool is_double, double pivot, size_t from, size_t to)
 {
     double sum = 0, sum_abs = 0, sum_sq = 0, min = INFINITY, max = -INFINITY;
 #pragma omp simd reduction(+ : sum, sum_abs, sum_sq) reduction(min : min) reduction(max : max)

@@ -1,6 +1,7 @@
 /* tanh for loops that must vectorize; in double it is the library's. For files that are compiled once per variant. */
 #ifndef BWI_QUANT_TANH_H
 #define BWI_QUANT_TANH_H
+#include "base/inline.h"
 #include "base/variant.h"
 #include <stdint.h>
 
@@ -10,7 +11,7 @@
 /* tanh in float within 3 units in the last place, and the same bits on every CPU: a call of the library's would be 98 % of the time of
  * these loops. tanh|x| = e / (e + 2) with e = exp(2|x|) - 1 = 2^k (exp(r) - 1) + (2^k - 1), 2|x| = k log 2 + r, |r| <= log(2) / 2, and
  * exp(r) - 1 by its series. A NaN counts as infinity. */
-static inline __attribute__((always_inline)) float q_tanh(float x)
+BWI_INLINE float q_tanh(float x)
 {
     float y = 2 * fabsf(x);
     y = y < 18.5f ? y : 18.5f;                                                             /* tanh is 1 in float from 9.02 on */

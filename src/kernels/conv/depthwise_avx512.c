@@ -2,11 +2,9 @@
  * and vpmaddwd adds their products in 32; blocks of 4 pixels x 16 channels share the weights of a pair of taps. */
 #if defined(__x86_64__)
 #include "base/cpu.h"
+#include "base/inline.h"
 #include "kernels/conv/strip.h"
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 4")
 
 enum {
     PIXELS = 4, /* of a block */
@@ -69,13 +67,13 @@ typedef struct job {
 } job;
 
 /* n pixels x 16 channels to acc [n][16]. */
-INLINE void block(const job *j, const uint8_t *in, int32_t *acc, const int n, const bool is_signed)
+BWI_INLINE void block(const job *j, const uint8_t *in, int32_t *acc, const int n, const bool is_signed)
 {
     __m512i sum[PIXELS];
-    UNROLL for (int i = 0; i < n; i++) sum[i] = _mm512_setzero_si512();
+    BWI_UNROLL for (int i = 0; i < n; i++) sum[i] = _mm512_setzero_si512();
     for (size_t k = 0; k < j->pairs; k++) {
         const __m512i w = _mm512_load_si512(j->w + k * (2 * LANES));
-        UNROLL for (int i = 0; i < n; i++)
+        BWI_UNROLL for (int i = 0; i < n; i++)
         {
             const uint8_t *at = in + (size_t)i * j->pixel;
             const __m128i a = _mm_maskz_loadu_epi8(j->m, at + j->tap[2 * k]),
@@ -86,11 +84,11 @@ INLINE void block(const job *j, const uint8_t *in, int32_t *acc, const int n, co
             sum[i] = _mm512_add_epi32(sum[i], _mm512_madd_epi16(codes, w));
         }
     }
-    UNROLL for (int i = 0; i < n; i++) _mm512_store_si512(acc + (size_t)i * LANES, sum[i]);
+    BWI_UNROLL for (int i = 0; i < n; i++) _mm512_store_si512(acc + (size_t)i * LANES, sum[i]);
 }
 
 /* `pixels` neighbours of a row. */
-INLINE void segment(const job *j, const uint8_t *in, int pixels, int32_t *acc, const bool is_signed)
+BWI_INLINE void segment(const job *j, const uint8_t *in, int pixels, int32_t *acc, const bool is_signed)
 {
     int p = 0;
     for (; p + PIXELS <= pixels; p += PIXELS) block(j, in + (size_t)p * j->pixel, acc + (size_t)p * LANES, PIXELS, is_signed);

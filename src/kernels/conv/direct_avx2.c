@@ -5,11 +5,9 @@
  * 32. Wider or signed codes are widened to 16 bits when they are copied, and vpmaddwd adds two products in 32 bits. */
 #if defined(__x86_64__)
 #include "base/cpu.h"
+#include "base/inline.h"
 #include "kernels/conv/strip.h"
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 4")
 
 enum {
     PIXELS = 4, /* of a block; 8 registers of sums, 2 of weights, 1 of codes */
@@ -101,35 +99,35 @@ typedef struct job {
 } job;
 
 /* Four bytes of codes of a pixel, in all lanes. */
-INLINE __m256i codes_at(const uint8_t *at)
+BWI_INLINE __m256i codes_at(const uint8_t *at)
 {
     int32_t bytes;
     memcpy(&bytes, at, 4);
     return _mm256_set1_epi32(bytes);
 }
 
-INLINE __m256i weights_at(const uint8_t *at)
+BWI_INLINE __m256i weights_at(const uint8_t *at)
 {
     return _mm256_load_si256((const __m256i *)at);
 }
 
 /* n pixels x 16 channels to acc [n][16], with 16-bit operands. */
-INLINE void block_wide(const job *j, const uint8_t *in, int32_t *acc, const int n)
+BWI_INLINE void block_wide(const job *j, const uint8_t *in, int32_t *acc, const int n)
 {
     const uint8_t *w = j->w;
     __m256i sum[PIXELS][2];
-    UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+    BWI_UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
     for (int ky = 0; ky < j->kh; ky++, in += j->pitch)
         for (size_t k = 0; k < j->steps; k++, w += 64) {
             const __m256i w0 = weights_at(w), w1 = weights_at(w + 32);
-            UNROLL for (int i = 0; i < n; i++)
+            BWI_UNROLL for (int i = 0; i < n; i++)
             {
                 const __m256i codes = codes_at(in + (size_t)i * j->pixel + 4 * k);
                 sum[i][0] = _mm256_add_epi32(sum[i][0], _mm256_madd_epi16(codes, w0));
                 sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_madd_epi16(codes, w1));
             }
         }
-    UNROLL for (int i = 0; i < n; i++)
+    BWI_UNROLL for (int i = 0; i < n; i++)
     {
         _mm256_store_si256((__m256i *)(acc + (size_t)i * LANES), sum[i][0]);
         _mm256_store_si256((__m256i *)(acc + (size_t)i * LANES + 8), sum[i][1]);
@@ -137,14 +135,14 @@ INLINE void block_wide(const job *j, const uint8_t *in, int32_t *acc, const int 
 }
 
 /* Adds pairs of 16-bit sums to eight sums in memory. */
-INLINE void widen(__m256i sum, int32_t *acc)
+BWI_INLINE void widen(__m256i sum, int32_t *acc)
 {
     const __m256i pairs = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
     _mm256_store_si256((__m256i *)acc, _mm256_add_epi32(_mm256_load_si256((const __m256i *)acc), pairs));
 }
 
 /* The same with bytes; sums are kept in 16 bits for `fits` steps. */
-INLINE void block_narrow(const job *j, const uint8_t *in, int32_t *acc, const int n)
+BWI_INLINE void block_narrow(const job *j, const uint8_t *in, int32_t *acc, const int n)
 {
     const uint8_t *w = j->w;
     memset(acc, 0, (size_t)n * LANES * sizeof *acc);
@@ -152,17 +150,17 @@ INLINE void block_narrow(const job *j, const uint8_t *in, int32_t *acc, const in
         for (size_t from = 0; from < j->steps; from += j->fits) {
             const size_t to = j->steps - from < j->fits ? j->steps : from + j->fits;
             __m256i sum[PIXELS][2];
-            UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+            BWI_UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
             for (size_t k = from; k < to; k++, w += 64) {
                 const __m256i w0 = weights_at(w), w1 = weights_at(w + 32);
-                UNROLL for (int i = 0; i < n; i++)
+                BWI_UNROLL for (int i = 0; i < n; i++)
                 {
                     const __m256i codes = codes_at(in + (size_t)i * j->pixel + 4 * k);
                     sum[i][0] = _mm256_add_epi16(sum[i][0], _mm256_maddubs_epi16(codes, w0));
                     sum[i][1] = _mm256_add_epi16(sum[i][1], _mm256_maddubs_epi16(codes, w1));
                 }
             }
-            UNROLL for (int i = 0; i < n; i++)
+            BWI_UNROLL for (int i = 0; i < n; i++)
             {
                 widen(sum[i][0], acc + (size_t)i * LANES);
                 widen(sum[i][1], acc + (size_t)i * LANES + 8);

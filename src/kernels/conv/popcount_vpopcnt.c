@@ -11,11 +11,9 @@
  * one addition. */
 #if defined(__x86_64__)
 #include "base/cpu.h"
+#include "base/inline.h"
 #include "kernels/conv/strip.h"
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum {
     PIXELS = 8,              /* of a block, at most; 8 x (ones, carries) registers and those of the weights */
@@ -85,7 +83,7 @@ static size_t scratch_size(const bwk_conv_spec *s)
 }
 
 /* Bit `plane` of 64 codes. */
-INLINE uint64_t bits_of(__m512i codes, int plane)
+BWI_INLINE uint64_t bits_of(__m512i codes, int plane)
 {
     return _mm512_test_epi8_mask(codes, _mm512_set1_epi8((char)(1 << plane)));
 }
@@ -122,23 +120,23 @@ typedef struct job {
 } job;
 
 /* majority(ones, p, q), where sum = ones ^ p ^ q. */
-INLINE __m512i carry_of(__m512i ones, __m512i p, __m512i sum)
+BWI_INLINE __m512i carry_of(__m512i ones, __m512i p, __m512i sum)
 {
     return _mm512_ternarylogic_epi64(p, ones, sum, 0xd4); /* into the register of p, which is of no further use */
 }
 
 /* popcount(x ^ b) of n pixels from `in` and 8 channels. */
-INLINE void count(const job *j, const uint64_t *in, __m512i *sum, const int n)
+BWI_INLINE void count(const job *j, const uint64_t *in, __m512i *sum, const int n)
 {
     const uint64_t *w = j->w;
     __m512i ones[PIXELS], twos[PIXELS];
-    UNROLL for (int i = 0; i < n; i++) sum[i] = ones[i] = twos[i] = _mm512_setzero_si512();
+    BWI_UNROLL for (int i = 0; i < n; i++) sum[i] = ones[i] = twos[i] = _mm512_setzero_si512();
     for (int ky = 0; ky < j->kh; ky++, in += j->row) {
         const uint64_t *x = in;
         int k = 0;
         for (; k + 2 <= j->run; k += 2, w += 16, x += 4) {
             const __m512i b = _mm512_load_si512(w), both = _mm512_load_si512(w + 8);
-            UNROLL for (int i = 0; i < n; i++)
+            BWI_UNROLL for (int i = 0; i < n; i++)
             {
                 const uint64_t *at = x + (size_t)i * j->pixel;
                 const __m512i p = _mm512_xor_si512(b, _mm512_set1_epi64((long long)at[0]));
@@ -151,14 +149,14 @@ INLINE void count(const job *j, const uint64_t *in, __m512i *sum, const int n)
         if (k < j->run) { /* a word without a partner is counted as it is */
             const __m512i b = _mm512_load_si512(w);
             w += 8;
-            UNROLL for (int i = 0; i < n; i++)
+            BWI_UNROLL for (int i = 0; i < n; i++)
             {
                 const __m512i p = _mm512_xor_si512(b, _mm512_set1_epi64((long long)x[(size_t)i * j->pixel]));
                 sum[i] = _mm512_add_epi64(sum[i], _mm512_popcnt_epi64(p));
             }
         }
     }
-    UNROLL for (int i = 0; i < n; i++)
+    BWI_UNROLL for (int i = 0; i < n; i++)
     {
         sum[i] = _mm512_add_epi64(sum[i], _mm512_popcnt_epi64(ones[i]));
         sum[i] = _mm512_add_epi64(sum[i], _mm512_add_epi64(twos[i], twos[i]));
@@ -166,15 +164,15 @@ INLINE void count(const job *j, const uint64_t *in, __m512i *sum, const int n)
 }
 
 /* Sums of n pixels and 8 channels, to acc [n][32]. */
-INLINE void block(const job *j, const uint64_t *in, int32_t *acc, const int n, const int planes)
+BWI_INLINE void block(const job *j, const uint64_t *in, int32_t *acc, const int n, const int planes)
 {
     __m512i sum[PLANES][PIXELS];
-    UNROLL for (int p = 0; p < planes; p++) count(j, in + (size_t)p * j->plane, sum[p], n);
+    BWI_UNROLL for (int p = 0; p < planes; p++) count(j, in + (size_t)p * j->plane, sum[p], n);
     __m256i start = _mm256_setzero_si256();
     for (int ky = 0; ky < j->kh; ky++)
         start = _mm256_add_epi32(start, _mm256_load_si256((const __m256i *)(j->ones + (size_t)ky * j->lanes)));
     if (planes == 2) start = _mm256_add_epi32(start, _mm256_add_epi32(start, start));
-    UNROLL for (int i = 0; i < n; i++)
+    BWI_UNROLL for (int i = 0; i < n; i++)
     {
         const __m512i all = planes == 2 ? _mm512_add_epi64(sum[0][i], _mm512_add_epi64(sum[1][i], sum[1][i])) : sum[0][i];
         _mm256_store_si256((__m256i *)(acc + (size_t)i * LANES), _mm256_sub_epi32(start, _mm512_cvtepi64_epi32(all)));

@@ -2,6 +2,7 @@
  * store wrote cannot be read again before it has left for the cache. */
 #ifndef BWK_SOME_AVX512_H
 #define BWK_SOME_AVX512_H
+#include "base/inline.h"
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -12,14 +13,14 @@ typedef struct bwk_some {
     __mmask64 m;
 } bwk_some;
 
-static inline __attribute__((always_inline)) __m512i bwk_load(const uint8_t *from, const bwk_some n)
+BWI_INLINE __m512i bwk_load(const uint8_t *from, const bwk_some n)
 {
     if (n.kind == BWK_WHOLE) return _mm512_loadu_si512(from);
     if (n.kind == BWK_HALF) return _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)from));
     return _mm512_maskz_loadu_epi8(n.m, from);
 }
 
-static inline __attribute__((always_inline)) void bwk_save(uint8_t *to, const bwk_some n, __m512i x)
+BWI_INLINE void bwk_save(uint8_t *to, const bwk_some n, __m512i x)
 {
     if (n.kind == BWK_WHOLE)
         _mm512_storeu_si512(to, x);

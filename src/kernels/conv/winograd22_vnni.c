@@ -9,8 +9,6 @@
 #if defined(__x86_64__)
 #include "kernels/conv/some_avx512.h"
 
-#define INLINE            static inline __attribute__((always_inline))
-#define UNROLL            _Pragma("GCC unroll 16")
 #define OUT_Y             2
 #define OUT_X             2
 #define ROWS              (OUT_Y + 2)
@@ -31,24 +29,24 @@ static void weights_of(const int8_t *g, size_t step, int *u)
 }
 
 /* Adding 128 to d0 and d1 adds it, modulo 256, to all four. */
-INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
+BWI_INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
 {
     __m512i d[4];
-    UNROLL for (size_t i = 0; i < 4; i++) d[i] = bwk_load(in + i * pitch, n);
+    BWI_UNROLL for (size_t i = 0; i < 4; i++) d[i] = bwk_load(in + i * pitch, n);
     d[0] = _mm512_xor_si512(d[0], flip), d[1] = _mm512_xor_si512(d[1], flip);
     r[0] = _mm512_sub_epi8(d[0], d[2]), r[1] = _mm512_add_epi8(d[1], d[2]);
     r[2] = _mm512_sub_epi8(d[2], d[1]), r[3] = _mm512_sub_epi8(d[1], d[3]);
 }
 
-INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])
+BWI_INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])
 {
     __m512i m[4];
-    UNROLL for (size_t i = 0; i < 4; i++) m[i] = _mm512_load_si512(sums + i * part);
+    BWI_UNROLL for (size_t i = 0; i < 4; i++) m[i] = _mm512_load_si512(sums + i * part);
     y[0] = _mm512_add_epi32(m[0], _mm512_add_epi32(m[1], m[2]));
     y[1] = _mm512_sub_epi32(_mm512_sub_epi32(m[1], m[2]), m[3]);
 }
 
-INLINE __m512i whole_of(__m512i y, const int row)
+BWI_INLINE __m512i whole_of(__m512i y, const int row)
 {
     (void)row;
     return _mm512_srai_epi32(y, 2);

@@ -12,8 +12,6 @@
 #if defined(__x86_64__)
 #include "kernels/conv/some_avx512.h"
 
-#define INLINE            static inline __attribute__((always_inline))
-#define UNROLL            _Pragma("GCC unroll 16")
 #define OUT_Y             4
 #define OUT_X             2
 #define ROWS              (OUT_Y + 2)
@@ -34,16 +32,16 @@ static void weights_of(const int8_t *g, size_t step, int *u)
     }
 }
 
-INLINE __m512i twice(__m512i x)
+BWI_INLINE __m512i twice(__m512i x)
 {
     return _mm512_add_epi8(x, x);
 }
 
 /* Adding 128 to d4 and d5 adds it, modulo 256, to all six. */
-INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
+BWI_INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
 {
     __m512i d[6];
-    UNROLL for (size_t i = 0; i < 6; i++) d[i] = bwk_load(in + i * pitch, n);
+    BWI_UNROLL for (size_t i = 0; i < 6; i++) d[i] = bwk_load(in + i * pitch, n);
     d[4] = _mm512_xor_si512(d[4], flip), d[5] = _mm512_xor_si512(d[5], flip);
     const __m512i d20 = _mm512_sub_epi8(d[2], d[0]), d42 = _mm512_sub_epi8(d[4], d[2]);
     const __m512i d31 = _mm512_sub_epi8(d[3], d[1]), d53 = _mm512_sub_epi8(d[5], d[3]), two = twice(d31);
@@ -53,10 +51,10 @@ INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i f
     r[3] = _mm512_add_epi8(d42, two), r[4] = _mm512_sub_epi8(d42, two);
 }
 
-INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])
+BWI_INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])
 {
     __m512i m[6];
-    UNROLL for (size_t i = 0; i < 6; i++) m[i] = _mm512_load_si512(sums + i * part);
+    BWI_UNROLL for (size_t i = 0; i < 6; i++) m[i] = _mm512_load_si512(sums + i * part);
     const __m512i p = _mm512_add_epi32(m[1], m[2]), n = _mm512_sub_epi32(m[1], m[2]);
     const __m512i q = _mm512_add_epi32(m[3], m[4]), r = _mm512_sub_epi32(m[3], m[4]);
     y[0] = _mm512_add_epi32(m[0], _mm512_sub_epi32(q, _mm512_slli_epi32(p, 2)));
@@ -66,7 +64,7 @@ INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])
 }
 
 /* The division by 48, 24, 12 and 12: none leaves a remainder. */
-INLINE __m512i whole_of(__m512i y, const int row)
+BWI_INLINE __m512i whole_of(__m512i y, const int row)
 {
     const __m512i three = _mm512_srai_epi32(y, row == 0 ? 4 : row == 1 ? 3 : 2);
     return _mm512_mullo_epi32(three, _mm512_set1_epi32((int)0xaaaaaaabu));

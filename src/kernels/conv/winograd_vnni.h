@@ -12,11 +12,12 @@
  *   OUT_Y, OUT_X, ROWS          size of a tile of the output, of which the second is 2; rows of a tile of the input, OUT_Y + 2
  *   PARTS, PART(row, column)    values of a tile, 4 ROWS, and their order: columns 1, 2, 0, 3
  *   static void weights_of(const int8_t *g, size_t step, int *u)   3x3 weights g[i * step] to PARTS values
- *   INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
+ *   BWI_INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
  *                               64 channels of a column of a tile, transformed; each plus 128 where flip is 128 and not 0
- *   INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])   ROWS sums to a column of the output, times ...
- *   INLINE __m512i whole_of(__m512i y, const int row)                           ... what this divides by, once columns are added */
+ *   BWI_INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])   ROWS sums to a column of the output, times ...
+ *   BWI_INLINE __m512i whole_of(__m512i y, const int row)                           ... what this divides by, once columns are added */
 #include "base/cpu.h"
+#include "base/inline.h"
 #include "kernels/block_vnni.h"
 #include "kernels/conv/strip.h"
 
@@ -97,7 +98,7 @@ typedef struct tiles {
 /* V + 128 of up to 64 channels. Neighbours share two columns. The transform along the columns makes r0 - r2, r1 + r2, r2 - r1 and r1 - r3
  * of them: modulo 256, adding 128 to the first two columns or to the last two adds it to all four. So tiles take these in turn, and
  * shared columns serve as they are. */
-INLINE void transform_some(const geometry *g, const uint8_t *strip, const tiles *t, const bwk_some n, uint8_t *v)
+BWI_INLINE void transform_some(const geometry *g, const uint8_t *strip, const tiles *t, const bwk_some n, uint8_t *v)
 {
     const size_t pixel = (size_t)g->strip.channel, pitch = (size_t)g->strip.width * pixel;
     const size_t part = (size_t)(t->nx * t->ny) * g->values;
@@ -109,10 +110,10 @@ INLINE void transform_some(const geometry *g, const uint8_t *strip, const tiles 
         rows_of(in + pixel, pitch, n, flip, r[3]);
         for (int x = 0; x < t->nx; x++, in += OUT_X * pixel, v += g->values) {
             next = _mm512_xor_si512(next, flip);
-            UNROLL for (int k = 0; k < ROWS; k++) r[0][k] = r[2][k], r[1][k] = r[3][k];
+            BWI_UNROLL for (int k = 0; k < ROWS; k++) r[0][k] = r[2][k], r[1][k] = r[3][k];
             rows_of(in + 2 * pixel, pitch, n, next, r[2]);
             rows_of(in + 3 * pixel, pitch, n, next, r[3]);
-            UNROLL for (size_t k = 0; k < ROWS; k++)
+            BWI_UNROLL for (size_t k = 0; k < ROWS; k++)
             {
                 bwk_save(v + PART(k, 0) * part, n, _mm512_sub_epi8(r[0][k], r[2][k]));
                 bwk_save(v + PART(k, 1) * part, n, _mm512_add_epi8(r[1][k], r[2][k]));
@@ -135,12 +136,12 @@ static void transform(const geometry *g, const uint8_t *strip, const tiles *t, u
 }
 
 /* A phase takes the sums of some columns of a tile to its output, rows of which are `row` apart: 0 of columns 1 and 2, 1 of 0, 2 of 3. */
-INLINE void output_of(const int32_t *sums, size_t part, int32_t *out, size_t row, const int phase)
+BWI_INLINE void output_of(const int32_t *sums, size_t part, int32_t *out, size_t row, const int phase)
 {
     __m512i a[OUT_Y], b[OUT_Y];
     column_of(sums, part, a);
     if (phase == 0) column_of(sums + ROWS * part, part, b);
-    UNROLL for (int r = 0; r < OUT_Y; r++, out += row)
+    BWI_UNROLL for (int r = 0; r < OUT_Y; r++, out += row)
     {
         if (phase == 0) {
             _mm512_store_si512(out, _mm512_add_epi32(a[r], b[r]));
@@ -153,7 +154,7 @@ INLINE void output_of(const int32_t *sums, size_t part, int32_t *out, size_t row
 }
 
 /* out: the pixels of a block, row by row, [32] each. */
-INLINE void outputs(const int32_t *sums, const tiles *t, int halves, int32_t *out, const int phase)
+BWI_INLINE void outputs(const int32_t *sums, const tiles *t, int halves, int32_t *out, const int phase)
 {
     const size_t part = (size_t)(t->nx * t->ny) * LANES, row = (size_t)t->nx * (OUT_X * LANES);
     for (int y = 0; y < t->ny; y++, out += (OUT_Y - 1) * row)

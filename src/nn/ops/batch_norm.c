@@ -7,6 +7,7 @@
  * block by block in cache rather than storing it, which costs less than the memory traffic. Nothing but x is kept for backward unless
  * somebody else wants y. */
 #include "base/variant.h"
+#include "base/inline.h"
 #include "base/par.h"
 #include "nn/nn.h"
 #include <assert.h>
@@ -66,8 +67,8 @@ static bn_chunk chunk_of(const bwi_call *k, size_t c, int i)
 
 /* s[j] += sum of a, t[j] += sum of a * b over rows. a, b [rows,c] in; s, t [c] in/out. Eight rows at a time, so that the sums of
  * few channels are not a chain of dependent additions through memory. */
-static inline __attribute__((always_inline)) void add_sums_c(const real *restrict a, const real *restrict b, size_t rows,
-                                                             size_t c, real *restrict s, real *restrict t)
+BWI_INLINE void add_sums_c(const real *restrict a, const real *restrict b, size_t rows, size_t c, real *restrict s,
+                           real *restrict t)
 {
     size_t r = 0;
     for (; r + 8 <= rows; r += 8, a += 8 * c, b += 8 * c)
@@ -87,9 +88,8 @@ static inline __attribute__((always_inline)) void add_sums_c(const real *restric
         }
 }
 /* y = A x + B [+ residual], [ReLU]. x, res, y [rows,c]; A, B [c]. */
-static inline __attribute__((always_inline)) void normalise_c(const real *restrict x, const real *restrict a,
-                                                              const real *restrict b, const real *restrict res, bool relu,
-                                                              size_t rows, size_t c, real *restrict y)
+BWI_INLINE void normalise_c(const real *restrict x, const real *restrict a, const real *restrict b, const real *restrict res,
+                            bool relu, size_t rows, size_t c, real *restrict y)
 {
     real floor = relu ? R(0.0) : -(real)INFINITY;
     if (res) {
@@ -107,9 +107,8 @@ static inline __attribute__((always_inline)) void normalise_c(const real *restri
     }
 }
 /* dx = A g - (k1 + k2 x) */
-static inline __attribute__((always_inline)) void finish_c(const real *restrict g, const real *restrict x,
-                                                           const real *restrict a, const real *restrict k1,
-                                                           const real *restrict k2, size_t rows, size_t c, real *restrict dx)
+BWI_INLINE void finish_c(const real *restrict g, const real *restrict x, const real *restrict a, const real *restrict k1,
+                         const real *restrict k2, size_t rows, size_t c, real *restrict dx)
 {
     for (size_t r = 0; r < rows; r++, g += c, x += c, dx += c)
         for (size_t j = 0; j < c; j++) dx[j] = a[j] * g[j] - (k1[j] + k2[j] * x[j]);

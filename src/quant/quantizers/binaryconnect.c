@@ -8,22 +8,22 @@
 
 enum { SLOPE }; /* of bwi_qk.v: 1 / s, which makes dL/dw = dL/dwq of dL/dc = s dL/dwq */
 
-BWI_LOOP real q_raw(int mode, qc k, real x)
+BWI_INLINE real q_raw(int mode, qc k, real x)
 {
     (void)mode, (void)k;
     return x;
 }
-BWI_LOOP int q_inside(int mode, qc k, real raw)
+BWI_INLINE int q_inside(int mode, qc k, real raw)
 {
     (void)mode, (void)k, (void)raw;
     return 1;
 }
-BWI_LOOP real q_slope(int mode, qc k, real u)
+BWI_INLINE real q_slope(int mode, qc k, real u)
 {
     (void)mode, (void)u;
     return k.v[SLOPE];
 }
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)mode, (void)k, (void)u, (void)gu;
     return (qsums){gc * c, 0, 0};

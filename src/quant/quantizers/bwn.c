@@ -5,22 +5,22 @@
 #define Q_MODES 2
 #include "quant/quantizers/loops.h"
 
-BWI_LOOP real q_raw(int mode, qc k, real x)
+BWI_INLINE real q_raw(int mode, qc k, real x)
 {
     (void)mode, (void)k;
     return x;
 }
-BWI_LOOP int q_inside(int mode, qc k, real raw)
+BWI_INLINE int q_inside(int mode, qc k, real raw)
 {
     (void)mode;
     return (raw >= k.lo) & (raw <= k.hi);
 }
-BWI_LOOP real q_slope(int mode, qc k, real u)
+BWI_INLINE real q_slope(int mode, qc k, real u)
 {
     (void)mode, (void)k, (void)u;
     return 1;
 }
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)mode, (void)k, (void)u, (void)c, (void)gc, (void)gu;
     return (qsums){0, 0, 0};

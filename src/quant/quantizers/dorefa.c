@@ -11,22 +11,22 @@
 #define TANH 2                /* bit of bwi_qk.mode: weights */
 enum { SLOPE, OFFSET, TO_T }; /* of bwi_qk.v: raw = SLOPE * (tanh(x) or x) + OFFSET; TO_T = 1 / SLOPE */
 
-BWI_LOOP real q_raw(int mode, qc k, real x)
+BWI_INLINE real q_raw(int mode, qc k, real x)
 {
     return (mode & TANH ? q_tanh(x) : x) * k.v[SLOPE] + k.v[OFFSET];
 }
-BWI_LOOP int q_inside(int mode, qc k, real raw)
+BWI_INLINE int q_inside(int mode, qc k, real raw)
 {
     if (mode & TANH) return 1; /* at most rounding leads past the grid */
     return (raw >= k.lo) & (raw <= k.hi);
 }
 /* tanh(x) is taken back from u, which saves a second call. */
-BWI_LOOP real q_slope(int mode, qc k, real u)
+BWI_INLINE real q_slope(int mode, qc k, real u)
 {
     real t = mode & TANH ? (u - k.v[OFFSET]) * k.v[TO_T] : 0;
     return k.v[SLOPE] * (1 - t * t);
 }
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)mode, (void)k, (void)u, (void)c, (void)gc, (void)gu;
     return (qsums){0, 0, 0};

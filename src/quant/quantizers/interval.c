@@ -11,23 +11,23 @@
 
 enum { L, SLOPE, ADD_BY_MUL }; /* of bwi_qk.v: l, (hi - lo) / (u - l), add / mul */
 
-BWI_LOOP real q_raw(int mode, qc k, real x)
+BWI_INLINE real q_raw(int mode, qc k, real x)
 {
     (void)mode;
     return (x - k.v[L]) * k.v[SLOPE] + k.lo;
 }
-BWI_LOOP int q_inside(int mode, qc k, real raw)
+BWI_INLINE int q_inside(int mode, qc k, real raw)
 {
     (void)mode;
     return (raw >= k.lo) & (raw <= k.hi);
 }
-BWI_LOOP real q_slope(int mode, qc k, real u)
+BWI_INLINE real q_slope(int mode, qc k, real u)
 {
     (void)mode, (void)u;
     return k.v[SLOPE];
 }
 /* With u on the grid: (u - l) dL/dl, -(u - l) dL/du, |alpha| dL/d|alpha|. */
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)mode;
     return (qsums){gu * (u - k.hi), gu * (u - k.lo), gc * (c + k.v[ADD_BY_MUL])};

@@ -7,10 +7,9 @@
  * allows. */
 #ifndef BWI_QUANT_LOOPS_H
 #define BWI_QUANT_LOOPS_H
+#include "base/inline.h"
 #include "base/par.h"
 #include "quant/quant.h"
-
-#define BWI_LOOP static inline __attribute__((always_inline))
 
 /* bwi_qk as `real`. */
 typedef struct qc {
@@ -27,15 +26,15 @@ _Static_assert(BWI_QPARAMS == 3, "qsums has as many terms as there are parameter
 #error "Q_MODES: 2 or 4"
 #endif
 /* A before it is clipped to the grid; may be anything, also NaN, when x is not finite. */
-BWI_LOOP real q_raw(int mode, qc k, real x);
+BWI_INLINE real q_raw(int mode, qc k, real x);
 /* 1: the gradient passes the clip. */
-BWI_LOOP int q_inside(int mode, qc k, real raw);
+BWI_INLINE int q_inside(int mode, qc k, real raw);
 /* du/dx where q_inside. */
-BWI_LOOP real q_slope(int mode, qc k, real u);
+BWI_INLINE real q_slope(int mode, qc k, real u);
 /* gc = dL/dc; gu = dL/du, 0 where not q_inside. */
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu);
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu);
 
-BWI_LOOP qc consts(const bwi_qk *k)
+BWI_INLINE qc consts(const bwi_qk *k)
 {
     qc q = {(real)k->lo, (real)k->hi, (real)k->delta, {0}};
     for (int i = 0; i < 6; i++) q.v[i] = (real)k->v[i];
@@ -43,14 +42,14 @@ BWI_LOOP qc consts(const bwi_qk *k)
 }
 
 /* u of raw. A NaN becomes lo, so that no code ever leaves the grid and no conversion to an integer is undefined. */
-BWI_LOOP real q_clip(real raw, real lo, real hi)
+BWI_INLINE real q_clip(real raw, real lo, real hi)
 {
     raw = raw > lo ? raw : lo;
     return raw < hi ? raw : hi;
 }
 
 /* D: c of u, where a sign may be taken of raw. Adding 0 turns -0 into 0, whose sign is +1; compilers make a branch of a comparison here. */
-BWI_LOOP real q_grid(int mode, real raw, real u)
+BWI_INLINE real q_grid(int mode, real raw, real u)
 {
 #if BWI_VARIANT == BWI_F64
     return mode & BWI_QMODE_SIGN ? copysign(1.0, raw + 0.0) : bwi_round(u);
@@ -61,7 +60,7 @@ BWI_LOOP real q_grid(int mode, real raw, real u)
 
 /* dL/du: how the gradient passes D. With delta 0 that is gc to the bit, so loops leave it out then (scaled is a constant in them). Where
  * gc is 0 its sign does not matter. */
-BWI_LOOP real q_pass(bool scaled, qc k, real gc, real u, real c)
+BWI_INLINE real q_pass(bool scaled, qc k, real gc, real u, real c)
 {
     if (!scaled) return gc;
     real d = k.delta * (u - c);
@@ -69,13 +68,13 @@ BWI_LOOP real q_pass(bool scaled, qc k, real gc, real u, real c)
 }
 
 /* y of a chain, from x itself when there is no affine map. A NaN stays one. */
-BWI_LOOP real chain_y(bool affine, const real *x, const real *a, const real *b, size_t i)
+BWI_INLINE real chain_y(bool affine, const real *x, const real *a, const real *b, size_t i)
 {
     return affine ? x[i] * a[i] + b[i] : x[i];
 }
 
-BWI_LOOP void codes_as(const int mode, const bool affine, const bwi_qk *k, const real *restrict x, const real *restrict a,
-                       const real *restrict b, real floor, size_t n, bwi_dtype type, void *codes)
+BWI_INLINE void codes_as(const int mode, const bool affine, const bwi_qk *k, const real *restrict x, const real *restrict a,
+                         const real *restrict b, real floor, size_t n, bwi_dtype type, void *codes)
 {
     const qc q = consts(k);
     const real mul = (real)k->mul, add = (real)k->add;
@@ -99,7 +98,8 @@ BWI_LOOP void codes_as(const int mode, const bool affine, const bwi_qk *k, const
 #undef CODES
 }
 
-BWI_LOOP void latents_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, real *restrict u, real *restrict c)
+BWI_INLINE void latents_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, real *restrict u,
+                           real *restrict c)
 {
     const qc q = consts(k);
 #pragma omp simd
@@ -110,8 +110,8 @@ BWI_LOOP void latents_as(const int mode, const bwi_qk *k, const real *restrict x
     }
 }
 
-BWI_LOOP void calibrate_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, real *restrict wt,
-                           real *restrict cal)
+BWI_INLINE void calibrate_as(const int mode, const bwi_qk *k, const real *restrict x, size_t n, real *restrict wt,
+                             real *restrict cal)
 {
     const qc q = consts(k);
     const real unit = (real)k->unit, value = (real)(k->mul * k->scale);
@@ -124,8 +124,8 @@ BWI_LOOP void calibrate_as(const int mode, const bwi_qk *k, const real *restrict
 }
 
 /* One pass for everything: gx and the sums. gscale: what turns gcode into dL/dc. */
-BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const real *gcode, real gscale, size_t n, real *gx,
-                          double *sums)
+BWI_INLINE void backward_as(const int mode, const bwi_qk *k, const real *x, const real *gcode, real gscale, size_t n, real *gx,
+                            double *sums)
 {
     const qc q = consts(k);
     for (size_t at = 0; at < n; at += BWI_QBLOCK) {
@@ -147,8 +147,8 @@ BWI_LOOP void backward_as(const int mode, const bwi_qk *k, const real *x, const 
 }
 
 /* backward in one loop with what stands between the quantizer and memory (bwi_chain). */
-BWI_LOOP void chain_backward_as(const int mode, const bool scaled, const bool affine, const bool summed, const bwi_qk *k,
-                                const bwi_chain *chain, const real *gcode, real gcode_scale, size_t n, real *gx, double *sums)
+BWI_INLINE void chain_backward_as(const int mode, const bool scaled, const bool affine, const bool summed, const bwi_qk *k,
+                                  const bwi_chain *chain, const real *gcode, real gcode_scale, size_t n, real *gx, double *sums)
 {
     static const real nothing[BWI_QBLOCK];
     const qc q = consts(k);

@@ -12,22 +12,22 @@
 enum { INV_STEP }; /* of bwi_qk.v */
 
 /* x * (1/s): with a division codes take twice as long. Training and evaluation both come through here, so they agree. */
-BWI_LOOP real q_raw(int mode, qc k, real x)
+BWI_INLINE real q_raw(int mode, qc k, real x)
 {
     (void)mode;
     return x * k.v[INV_STEP];
 }
-BWI_LOOP int q_inside(int mode, qc k, real raw)
+BWI_INLINE int q_inside(int mode, qc k, real raw)
 {
     return mode & BWI_QMODE_SIGN ? (raw >= k.lo) & (raw <= k.hi) : (raw > k.lo) & (raw < k.hi);
 }
-BWI_LOOP real q_slope(int mode, qc k, real u)
+BWI_INLINE real q_slope(int mode, qc k, real u)
 {
     (void)mode, (void)u;
     return k.v[INV_STEP];
 }
 /* s * dL/ds is gc * c, through the scale of xq, minus gu * u, through the latent. The latent of a sign does not see s. */
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)k;
     return (qsums){mode & BWI_QMODE_SIGN ? gc * c : gc * c - gu * u, 0, 0};

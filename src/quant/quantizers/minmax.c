@@ -8,22 +8,22 @@
 
 enum { BE, INV_STEP, ADD }; /* of bwi_qk.v: be; n / al; n be / al */
 
-BWI_LOOP real q_raw(int mode, qc k, real x)
+BWI_INLINE real q_raw(int mode, qc k, real x)
 {
     (void)mode;
     return (x - k.v[BE]) * k.v[INV_STEP];
 }
-BWI_LOOP int q_inside(int mode, qc k, real raw)
+BWI_INLINE int q_inside(int mode, qc k, real raw)
 {
     (void)mode, (void)k, (void)raw;
     return 1; /* at most rounding leads past the grid */
 }
-BWI_LOOP real q_slope(int mode, qc k, real u)
+BWI_INLINE real q_slope(int mode, qc k, real u)
 {
     (void)mode, (void)u;
     return k.v[INV_STEP];
 }
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)mode, (void)u, (void)gu;
     return (qsums){gc * (c + k.v[ADD]), 0, 0};

@@ -8,23 +8,23 @@
 
 enum { INV_STEP }; /* of bwi_qk.v: n / a */
 
-BWI_LOOP real q_raw(int mode, qc k, real x)
+BWI_INLINE real q_raw(int mode, qc k, real x)
 {
     (void)mode;
     return x * k.v[INV_STEP];
 }
-BWI_LOOP int q_inside(int mode, qc k, real raw)
+BWI_INLINE int q_inside(int mode, qc k, real raw)
 {
     (void)mode;
     return (raw >= k.lo) & (raw < k.hi);
 }
-BWI_LOOP real q_slope(int mode, qc k, real u)
+BWI_INLINE real q_slope(int mode, qc k, real u)
 {
     (void)mode, (void)u;
     return k.v[INV_STEP];
 }
 /* dL/dc of what is at the upper bound; finish turns it into dL/dxq. */
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)mode, (void)c, (void)gu;
     return (qsums){u >= k.hi ? gc : 0, 0, 0};

@@ -6,22 +6,22 @@
 
 enum { TO_U, SLOPE }; /* of bwi_qk.v: .5 / h, so that u rounds to 0 up to h; 1 / a */
 
-BWI_LOOP real q_raw(int mode, qc k, real x)
+BWI_INLINE real q_raw(int mode, qc k, real x)
 {
     (void)mode;
     return x * k.v[TO_U];
 }
-BWI_LOOP int q_inside(int mode, qc k, real raw)
+BWI_INLINE int q_inside(int mode, qc k, real raw)
 {
     (void)mode, (void)k, (void)raw;
     return 1;
 }
-BWI_LOOP real q_slope(int mode, qc k, real u)
+BWI_INLINE real q_slope(int mode, qc k, real u)
 {
     (void)mode, (void)u;
     return k.v[SLOPE];
 }
-BWI_LOOP qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
+BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
     (void)mode, (void)k, (void)u, (void)c, (void)gc, (void)gu;
     return (qsums){0, 0, 0};
