@@ -77,19 +77,6 @@ static bw_status check(const builder *b, dnnl_status_t status, const char *what)
 }
 
 /* ---- The engine ---------------------------------------------------------------------------------------------------------- */
-/* Only the first call has an effect, before anything was made. Without a limit of the user's it may use AMX, too. */
-static void limit_instruction_sets(void)
-{
-#if defined(__x86_64__)
-    unsigned flags = bwi_cpu_flags();
-    if (flags & BWI_CPU_MORE) return;
-    (void)dnnl_set_max_cpu_isa(flags & BWI_CPU_VNNI     ? dnnl_cpu_isa_avx512_core_vnni
-                               : flags & BWI_CPU_AVX512 ? dnnl_cpu_isa_avx512_core
-                               : flags & BWI_CPU_AVX2   ? dnnl_cpu_isa_avx2
-                                                        : dnnl_cpu_isa_sse41);
-#endif
-}
-
 /* One engine for the process, made on first use and kept: it holds no memory of convolutions. */
 static dnnl_status_t get_engine(dnnl_engine_t *out)
 {
@@ -97,10 +84,7 @@ static dnnl_status_t get_engine(dnnl_engine_t *out)
     static dnnl_engine_t engine;
     dnnl_status_t status = dnnl_success;
     pthread_mutex_lock(&lock);
-    if (!engine) {
-        limit_instruction_sets();
-        status = dnnl_engine_create(&engine, dnnl_cpu, 0);
-    }
+    if (!engine) status = dnn_engine_make(&engine);
     *out = engine;
     pthread_mutex_unlock(&lock);
     return status;

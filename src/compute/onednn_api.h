@@ -3,11 +3,27 @@
  * calls are spelled alike. Every dnn_md is zero-initialised by its owner and given back with dnn_md_free. */
 #ifndef BWI_ONEDNN_API_H
 #define BWI_ONEDNN_API_H
+#include "base/cpu.h"
 #include <oneapi/dnnl/dnnl.h>
 #include <oneapi/dnnl/dnnl_debug.h>
 #include <stddef.h>
 
 typedef dnnl_memory_desc_t dnn_md;
+
+/* An engine that uses no more instruction sets than bwi_cpu_limit allows; without a limit also those that only oneDNN knows, such as AMX.
+ * oneDNN asks once in a process, before it makes anything. */
+static inline dnnl_status_t dnn_engine_make(dnnl_engine_t *engine)
+{
+#if defined(__x86_64__)
+    const unsigned flags = bwi_cpu_flags();
+    if (!(flags & BWI_CPU_MORE))
+        (void)dnnl_set_max_cpu_isa(flags & BWI_CPU_VNNI     ? dnnl_cpu_isa_avx512_core_vnni
+                                   : flags & BWI_CPU_AVX512 ? dnnl_cpu_isa_avx512_core
+                                   : flags & BWI_CPU_AVX2   ? dnnl_cpu_isa_avx2
+                                                            : dnnl_cpu_isa_sse41);
+#endif
+    return dnnl_engine_create(engine, dnnl_cpu, 0);
+}
 
 /* Geometry of a convolution. */
 typedef struct dnn_conv {

@@ -115,7 +115,7 @@ static dnnl_status_t onednn_make(cell *c)
         const dnnl_status_t st_ = (call);                                                                                      \
         if (st_ != dnnl_success) return st_;                                                                                   \
     } while (0)
-    TRY(dnnl_engine_create(&c->engine, dnnl_cpu, 0));
+    TRY(dnn_engine_make(&c->engine));
     TRY(dnnl_stream_create(&c->stream, c->engine, dnnl_stream_default_flags));
     conv.engine = c->engine;
     TRY(dnn_md_make(&conv.src, 4, src, dnnl_u8, dnnl_nhwc));
