@@ -229,7 +229,7 @@ static bw_status shape_time(const struct shape *h, const bw_bench_conv_options *
     const int threads = o->threads ? o->threads : 1;
     const bw_status st = make_cells(h, cells, &n, threads, err);
     if (!st) {
-        measure(cells, n, (o->milliseconds ? o->milliseconds : 50) / 1e3 / ROUNDS, threads);
+        measure(cells, n, (o->milliseconds > 0 ? o->milliseconds : 50) / 1e3 / ROUNDS, threads);
         const bwk_conv_spec *s = &cells[0].s;
         const double ops = 2.0 * s->oc * (s->ic / s->groups) * s->kh * s->kw * s->oh * s->ow;
         for (int i = 0; i < n; i++) {

@@ -1,17 +1,17 @@
 /* Direct convolution for AVX2, every shape without groups; blocks of 4 pixels x 16 channels.
  *
- * vpmaddubsw multiplies uint8 codes by int8 weights and adds two products, but saturates at 16 bits. So it serves where the widths prove
- * that at least four such sums fit, 4 * 2 * max|x| * max|w| <= 32767; they are added in 16 bits as often as that stays so, and then in
- * 32. Wider or signed codes are widened to 16 bits when they are copied, and vpmaddwd adds two products in 32 bits. */
+ * Bytes are multiplied (block_avx2.h) where the widths prove that at least four sums of two products fit 16 bits, 4 * 2 * max|x| * max|w|
+ * <= 32767. Wider or signed codes are widened to 16 bits when they are copied, and vpmaddwd adds two products in 32 bits. */
 #if defined(__x86_64__)
 #include "base/cpu.h"
 #include "base/inline.h"
+#include "kernels/block_avx2.h"
 #include "kernels/conv/strip.h"
 #include <immintrin.h>
 
 enum {
-    PIXELS = 4, /* of a block; 8 registers of sums, 2 of weights, 1 of codes */
-    LANES = 16, /* channels of a block */
+    PIXELS = BWK_PIXELS_AVX2, /* of a block; 8 registers of sums, 2 of weights, 1 of codes */
+    LANES = BWK_LANES_AVX2,   /* channels of a block */
     SEGMENT = 64,
     STRIP_BYTES = 24 * 1024,
     SLACK = 64
@@ -91,38 +91,20 @@ static void fill_wide(const geometry *g, const bwk_conv_spec *s, const void *x, 
     }
 }
 
-/* What blocks of a run share. */
-typedef struct job {
-    const uint8_t *w;
-    size_t steps, fits, pitch, pixel; /* the last two in bytes */
-    int kh;
-} job;
-
-/* Four bytes of codes of a pixel, in all lanes. */
-BWI_INLINE __m256i codes_at(const uint8_t *at)
-{
-    int32_t bytes;
-    memcpy(&bytes, at, 4);
-    return _mm256_set1_epi32(bytes);
-}
-
-BWI_INLINE __m256i weights_at(const uint8_t *at)
-{
-    return _mm256_load_si256((const __m256i *)at);
-}
-
 /* n pixels x 16 channels to acc [n][16], with 16-bit operands. */
-BWI_INLINE void block_wide(const job *j, const uint8_t *in, int32_t *acc, const int n)
+BWI_INLINE void block_wide(const bwk_block_16 *j, const uint8_t *in, int32_t *acc, const int n)
 {
     const uint8_t *w = j->w;
     __m256i sum[PIXELS][2];
     BWI_UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
     for (int ky = 0; ky < j->kh; ky++, in += j->pitch)
         for (size_t k = 0; k < j->steps; k++, w += 64) {
-            const __m256i w0 = weights_at(w), w1 = weights_at(w + 32);
+            const __m256i w0 = _mm256_load_si256((const __m256i *)w), w1 = _mm256_load_si256((const __m256i *)(w + 32));
             BWI_UNROLL for (int i = 0; i < n; i++)
             {
-                const __m256i codes = codes_at(in + (size_t)i * j->pixel + 4 * k);
+                int32_t pair;
+                memcpy(&pair, in + (size_t)i * j->pixel + 4 * k, 4);
+                const __m256i codes = _mm256_set1_epi32(pair);
                 sum[i][0] = _mm256_add_epi32(sum[i][0], _mm256_madd_epi16(codes, w0));
                 sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_madd_epi16(codes, w1));
             }
@@ -134,54 +116,15 @@ BWI_INLINE void block_wide(const job *j, const uint8_t *in, int32_t *acc, const 
     }
 }
 
-/* Adds pairs of 16-bit sums to eight sums in memory. */
-BWI_INLINE void widen(__m256i sum, int32_t *acc)
-{
-    const __m256i pairs = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-    _mm256_store_si256((__m256i *)acc, _mm256_add_epi32(_mm256_load_si256((const __m256i *)acc), pairs));
-}
-
-/* The same with bytes; sums are kept in 16 bits for `fits` steps. */
-BWI_INLINE void block_narrow(const job *j, const uint8_t *in, int32_t *acc, const int n)
-{
-    const uint8_t *w = j->w;
-    memset(acc, 0, (size_t)n * LANES * sizeof *acc);
-    for (int ky = 0; ky < j->kh; ky++, in += j->pitch)
-        for (size_t from = 0; from < j->steps; from += j->fits) {
-            const size_t to = j->steps - from < j->fits ? j->steps : from + j->fits;
-            __m256i sum[PIXELS][2];
-            BWI_UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
-            for (size_t k = from; k < to; k++, w += 64) {
-                const __m256i w0 = weights_at(w), w1 = weights_at(w + 32);
-                BWI_UNROLL for (int i = 0; i < n; i++)
-                {
-                    const __m256i codes = codes_at(in + (size_t)i * j->pixel + 4 * k);
-                    sum[i][0] = _mm256_add_epi16(sum[i][0], _mm256_maddubs_epi16(codes, w0));
-                    sum[i][1] = _mm256_add_epi16(sum[i][1], _mm256_maddubs_epi16(codes, w1));
-                }
-            }
-            BWI_UNROLL for (int i = 0; i < n; i++)
-            {
-                widen(sum[i][0], acc + (size_t)i * LANES);
-                widen(sum[i][1], acc + (size_t)i * LANES + 8);
-            }
-        }
-}
-
-typedef void block_fn(const job *j, const uint8_t *in, int32_t *acc);
-#define BLOCKS(n)                                                                                                              \
-    static void wide_##n(const job *j, const uint8_t *in, int32_t *acc)                                                        \
+#define WIDE(n)                                                                                                                \
+    static void wide_##n(const bwk_block_16 *j, const uint8_t *in, int32_t *acc)                                               \
     {                                                                                                                          \
         block_wide(j, in, acc, n);                                                                                             \
-    }                                                                                                                          \
-    static void narrow_##n(const job *j, const uint8_t *in, int32_t *acc)                                                      \
-    {                                                                                                                          \
-        block_narrow(j, in, acc, n);                                                                                           \
     }
 /* clang-format off */
-BLOCKS(1) BLOCKS(2) BLOCKS(3) BLOCKS(4)
+WIDE(1) WIDE(2) WIDE(3) WIDE(4)
     /* clang-format on */
-    static block_fn *const blocks[2][PIXELS] = {{wide_1, wide_2, wide_3, wide_4}, {narrow_1, narrow_2, narrow_3, narrow_4}};
+    static bwk_block_16_fn *const blocks_wide[PIXELS] = {wide_1, wide_2, wide_3, wide_4};
 
 static void run(const bwk_conv_spec *s, const void *packed, const void *x, int row, int rows, void *scratch, bwk_store *store,
                 void *arg)
@@ -189,8 +132,9 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
     const geometry g = geometry_of(s);
     uint8_t *strip = scratch;
     int32_t *acc = (int32_t *)(strip + g.strip_bytes);
-    block_fn *const *block = blocks[g.fits > 0];
-    job j = {.steps = g.steps, .fits = g.fits, .kh = s->kh};
+    static const _Alignas(32) int32_t start[LANES];
+    bwk_block_16_fn *const *block = g.fits ? bwk_blocks_avx2 : blocks_wide;
+    bwk_block_16 j = {.start = start, .steps = g.steps, .fits = g.fits, .kh = s->kh};
     j.pitch = (size_t)g.strip.width * s->ic * g.size, j.pixel = (size_t)s->stride * s->ic * g.size;
     for (int first = row, end = row + rows; first < end; first += g.rows) {
         const int n = end - first < g.rows ? end - first : g.rows, in_row = first * s->stride - s->pad,

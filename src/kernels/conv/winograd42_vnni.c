@@ -10,7 +10,7 @@
  * -112 to 70, for signed ones within 76. Every |U| <= (1 + 2 + 4) * 3 max|g|, 84 for weights of 3 bits. Both fit int8.
  * The sums are 48, 24, 12 and 12 times the output: a shift, and the factor 3 by its inverse modulo 2^32, leave it exactly. */
 #if defined(__x86_64__)
-#include "kernels/conv/some_avx512.h"
+#include "kernels/conv/winograd_vnni.h"
 
 #define OUT_Y             4
 #define OUT_X             2
@@ -32,45 +32,45 @@ static void weights_of(const int8_t *g, size_t step, int *u)
     }
 }
 
-BWI_INLINE __m512i twice(__m512i x)
+BWI_INLINE vec twice(vec x)
 {
-    return _mm512_add_epi8(x, x);
+    return add8(x, x);
 }
 
 /* Adding 128 to d4 and d5 adds it, modulo 256, to all six. */
-BWI_INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, __m512i flip, __m512i r[ROWS])
+BWI_INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, vec flip, vec r[ROWS])
 {
-    __m512i d[6];
+    vec d[6];
     BWI_UNROLL for (size_t i = 0; i < 6; i++) d[i] = bwk_load(in + i * pitch, n);
-    d[4] = _mm512_xor_si512(d[4], flip), d[5] = _mm512_xor_si512(d[5], flip);
-    const __m512i d20 = _mm512_sub_epi8(d[2], d[0]), d42 = _mm512_sub_epi8(d[4], d[2]);
-    const __m512i d31 = _mm512_sub_epi8(d[3], d[1]), d53 = _mm512_sub_epi8(d[5], d[3]), two = twice(d31);
-    const __m512i even = _mm512_sub_epi8(d[4], twice(twice(d[2]))), odd = _mm512_sub_epi8(d[3], twice(twice(d[1])));
-    r[0] = _mm512_sub_epi8(d42, twice(twice(d20))), r[5] = _mm512_sub_epi8(d53, twice(two));
-    r[1] = _mm512_add_epi8(even, odd), r[2] = _mm512_sub_epi8(even, odd);
-    r[3] = _mm512_add_epi8(d42, two), r[4] = _mm512_sub_epi8(d42, two);
+    d[4] = xor8(d[4], flip), d[5] = xor8(d[5], flip);
+    const vec d20 = sub8(d[2], d[0]), d42 = sub8(d[4], d[2]);
+    const vec d31 = sub8(d[3], d[1]), d53 = sub8(d[5], d[3]), two = twice(d31);
+    const vec even = sub8(d[4], twice(twice(d[2]))), odd = sub8(d[3], twice(twice(d[1])));
+    r[0] = sub8(d42, twice(twice(d20))), r[5] = sub8(d53, twice(two));
+    r[1] = add8(even, odd), r[2] = sub8(even, odd);
+    r[3] = add8(d42, two), r[4] = sub8(d42, two);
 }
 
-BWI_INLINE void column_of(const int32_t *sums, size_t part, __m512i y[OUT_Y])
+BWI_INLINE void column_of(const int32_t *sums, size_t part, vec y[OUT_Y])
 {
-    __m512i m[6];
-    BWI_UNROLL for (size_t i = 0; i < 6; i++) m[i] = _mm512_load_si512(sums + i * part);
-    const __m512i p = _mm512_add_epi32(m[1], m[2]), n = _mm512_sub_epi32(m[1], m[2]);
-    const __m512i q = _mm512_add_epi32(m[3], m[4]), r = _mm512_sub_epi32(m[3], m[4]);
-    y[0] = _mm512_add_epi32(m[0], _mm512_sub_epi32(q, _mm512_slli_epi32(p, 2)));
-    y[1] = _mm512_sub_epi32(r, _mm512_add_epi32(n, n));
-    y[2] = _mm512_sub_epi32(q, p);
-    y[3] = _mm512_add_epi32(_mm512_sub_epi32(_mm512_add_epi32(r, r), n), m[5]);
+    vec m[6];
+    BWI_UNROLL for (size_t i = 0; i < 6; i++) m[i] = load32(sums + i * part);
+    const vec p = add32(m[1], m[2]), n = sub32(m[1], m[2]);
+    const vec q = add32(m[3], m[4]), r = sub32(m[3], m[4]);
+    y[0] = add32(m[0], sub32(q, _mm512_slli_epi32(p, 2)));
+    y[1] = sub32(r, add32(n, n));
+    y[2] = sub32(q, p);
+    y[3] = add32(sub32(add32(r, r), n), m[5]);
 }
 
 /* The division by 48, 24, 12 and 12: none leaves a remainder. */
-BWI_INLINE __m512i whole_of(__m512i y, const int row)
+BWI_INLINE vec whole_of(vec y, const int row)
 {
-    const __m512i three = _mm512_srai_epi32(y, row == 0 ? 4 : row == 1 ? 3 : 2);
+    const vec three = sra32(y, row == 0 ? 4 : row == 1 ? 3 : 2);
     return _mm512_mullo_epi32(three, _mm512_set1_epi32((int)0xaaaaaaabu));
 }
 
-#include "kernels/conv/winograd_vnni.h"
+#include "kernels/conv/winograd.h"
 
 static bool accepts(const bwk_conv_spec *s)
 {

@@ -1,0 +1,51 @@
+#if defined(__x86_64__)
+#include "kernels/conv/winograd_avx2.h"
+#include "kernels/conv/winograd22.h"
+
+static int least_of(const bwk_conv_spec *s)
+{
+    return s->asigned ? -(1 << (s->abits - 1)) : 0;
+}
+
+static int range_of(const bwk_conv_spec *s)
+{
+    return (1 << s->abits) - 1;
+}
+
+/* The middle part alone is a sum of four codes, all others are two less two: either way V + bias goes from 0 to 4 (hi - lo). */
+static int bias_of(const bwk_conv_spec *s, size_t part)
+{
+    return part == PART(1, 1) ? -4 * least_of(s) : 2 * range_of(s);
+}
+
+static int top_of(const bwk_conv_spec *s)
+{
+    return 4 * range_of(s);
+}
+
+#include "kernels/conv/winograd.h"
+
+static bool accepts(const bwk_conv_spec *s)
+{
+    return takes_shape(s) && s->wbits <= 4 && s->abits <= 6 && 2 * top_of(s) * (9 << (s->wbits - 1)) <= INT16_MAX;
+}
+
+/* Look-ups are faster for one bit, and for two where transformed weights, which have a byte each, are many and the map is small. */
+static bool pays_avx2(const bwk_conv_spec *s)
+{
+    return s->wbits > 1 && (s->wbits == 2 ? pays(s) : s->ic >= 32 && s->oc >= 32);
+}
+
+const bwk_conv bwk_conv_winograd22_avx2 = {
+    .name = "winograd-2x2-avx2",
+    .summary = "exact Winograd F(2x2,3x3), AVX2: 3x3, stride 1, weights up to 4 bits, codes up to 6, not both",
+    .needs = BWI_CPU_AVX2,
+    .row_grain = OUT_Y,
+    .accepts = accepts,
+    .pays = pays_avx2,
+    .packed_size = packed_size,
+    .pack = pack,
+    .scratch_size = scratch_size,
+    .run = run,
+};
+#endif
