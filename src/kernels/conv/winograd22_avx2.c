@@ -2,16 +2,6 @@
 #include "kernels/conv/winograd_avx2.h"
 #include "kernels/conv/winograd22.h"
 
-static int least_of(const bwk_conv_spec *s)
-{
-    return s->asigned ? -(1 << (s->abits - 1)) : 0;
-}
-
-static int range_of(const bwk_conv_spec *s)
-{
-    return (1 << s->abits) - 1;
-}
-
 /* The middle part alone is a sum of four codes, all others are two less two: either way V + bias goes from 0 to 4 (hi - lo). */
 static int bias_of(const bwk_conv_spec *s, size_t part)
 {
@@ -30,10 +20,11 @@ static bool accepts(const bwk_conv_spec *s)
     return takes_shape(s) && s->wbits <= 4 && s->abits <= 6 && 2 * top_of(s) * (9 << (s->wbits - 1)) <= INT16_MAX;
 }
 
-/* Look-ups are faster for one bit, and for two where transformed weights, which have a byte each, are many and the map is small. */
+/* Look-ups are faster for weights of one bit; and for two, half a byte each, where reading the transformed ones takes the time. Of three and
+ * more bits even those are worth it. */
 static bool pays_avx2(const bwk_conv_spec *s)
 {
-    return s->wbits > 1 && (s->wbits == 2 ? pays(s) : s->ic >= 32 && s->oc >= 32);
+    return s->wbits == 2 ? pays(s) : s->wbits > 2 && s->ic >= 32 && s->oc >= 32;
 }
 
 const bwk_conv bwk_conv_winograd22_avx2 = {

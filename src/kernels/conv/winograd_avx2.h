@@ -7,13 +7,15 @@
 
 typedef __m256i vec;
 enum { VECTOR = 32, TILES = 16, LANES = BWK_LANES_AVX2, FLIP = 0 };
-#define zero()       _mm256_setzero_si256()
 #define set8(x)      _mm256_set1_epi8((char)(x))
+#define set32(x)     _mm256_set1_epi32(x)
 #define xor8(a, b)   _mm256_xor_si256(a, b)
 #define add8(a, b)   _mm256_add_epi8(a, b)
 #define sub8(a, b)   _mm256_sub_epi8(a, b)
 #define add32(a, b)  _mm256_add_epi32(a, b)
 #define sub32(a, b)  _mm256_sub_epi32(a, b)
+#define mul32(a, b)  _mm256_mullo_epi32(a, b)
+#define sll32(a, n)  _mm256_slli_epi32(a, n)
 #define sra32(a, n)  _mm256_srai_epi32(a, n)
 #define load32(p)    _mm256_load_si256((const __m256i *)(p))
 #define save32(p, a) _mm256_store_si256((__m256i *)(p), a)
@@ -54,6 +56,17 @@ BWI_INLINE vec biased(vec v, vec bias)
 }
 
 static int top_of(const bwk_conv_spec *s); /* the greatest V + bias; the least is 0 */
+
+/* Least and number of codes, less one. */
+static inline int least_of(const bwk_conv_spec *s)
+{
+    return s->asigned ? -(1 << (s->abits - 1)) : 0;
+}
+
+static inline int range_of(const bwk_conv_spec *s)
+{
+    return (1 << s->abits) - 1;
+}
 
 /* Whether steps from .. to - 1 of u [steps][16][4] stay within 16 bits, whatever the input is. */
 static inline bool chunk_fits(const int8_t *u, size_t from, size_t to, int top)

@@ -6,13 +6,15 @@
 
 typedef __m512i vec;
 enum { VECTOR = 64, TILES = BWK_PIXELS_32, LANES = BWK_LANES, FLIP = 0x80 };
-#define zero()       _mm512_setzero_si512()
 #define set8(x)      _mm512_set1_epi8((char)(x))
+#define set32(x)     _mm512_set1_epi32(x)
 #define xor8(a, b)   _mm512_xor_si512(a, b)
 #define add8(a, b)   _mm512_add_epi8(a, b)
 #define sub8(a, b)   _mm512_sub_epi8(a, b)
 #define add32(a, b)  _mm512_add_epi32(a, b)
 #define sub32(a, b)  _mm512_sub_epi32(a, b)
+#define mul32(a, b)  _mm512_mullo_epi32(a, b)
+#define sll32(a, n)  _mm512_slli_epi32(a, n)
 #define sra32(a, n)  _mm512_srai_epi32(a, n)
 #define load32(p)    _mm512_load_si512(p)
 #define save32(p, a) _mm512_store_si512(p, a)
