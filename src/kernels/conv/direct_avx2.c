@@ -1,7 +1,7 @@
 /* Direct convolution for AVX2, every shape without groups; blocks of 4 pixels x 16 channels.
  *
  * Bytes are multiplied (block_avx2.h) where the widths prove that at least four sums of two products fit 16 bits, 4 * 2 * max|x| * max|w|
- * <= 32767. Wider or signed codes are widened to 16 bits when they are copied, and vpmaddwd adds two products in 32 bits. */
+ * <= 32767. Wider or signed codes are widened to 16 bits when they are copied. */
 #if defined(__x86_64__)
 #include "base/cpu.h"
 #include "base/inline.h"
@@ -91,41 +91,6 @@ static void fill_wide(const geometry *g, const bwk_conv_spec *s, const void *x, 
     }
 }
 
-/* n pixels x 16 channels to acc [n][16], with 16-bit operands. */
-BWI_INLINE void block_wide(const bwk_block_16 *j, const uint8_t *in, int32_t *acc, const int n)
-{
-    const uint8_t *w = j->w;
-    __m256i sum[PIXELS][2];
-    BWI_UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
-    for (int ky = 0; ky < j->kh; ky++, in += j->pitch)
-        for (size_t k = 0; k < j->steps; k++, w += 64) {
-            const __m256i w0 = _mm256_load_si256((const __m256i *)w), w1 = _mm256_load_si256((const __m256i *)(w + 32));
-            BWI_UNROLL for (int i = 0; i < n; i++)
-            {
-                int32_t pair;
-                memcpy(&pair, in + (size_t)i * j->pixel + 4 * k, 4);
-                const __m256i codes = _mm256_set1_epi32(pair);
-                sum[i][0] = _mm256_add_epi32(sum[i][0], _mm256_madd_epi16(codes, w0));
-                sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_madd_epi16(codes, w1));
-            }
-        }
-    BWI_UNROLL for (int i = 0; i < n; i++)
-    {
-        _mm256_store_si256((__m256i *)(acc + (size_t)i * LANES), sum[i][0]);
-        _mm256_store_si256((__m256i *)(acc + (size_t)i * LANES + 8), sum[i][1]);
-    }
-}
-
-#define WIDE(n)                                                                                                                \
-    static void wide_##n(const bwk_block_16 *j, const uint8_t *in, int32_t *acc)                                               \
-    {                                                                                                                          \
-        block_wide(j, in, acc, n);                                                                                             \
-    }
-/* clang-format off */
-WIDE(1) WIDE(2) WIDE(3) WIDE(4)
-    /* clang-format on */
-    static bwk_block_16_fn *const blocks_wide[PIXELS] = {wide_1, wide_2, wide_3, wide_4};
-
 static void run(const bwk_conv_spec *s, const void *packed, const void *x, int row, int rows, void *scratch, bwk_store *store,
                 void *arg)
 {
@@ -133,7 +98,7 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
     uint8_t *strip = scratch;
     int32_t *acc = (int32_t *)(strip + g.strip_bytes);
     static const _Alignas(32) int32_t start[LANES];
-    bwk_block_16_fn *const *block = g.fits ? bwk_blocks_avx2 : blocks_wide;
+    bwk_block_16_fn *const *block = g.fits ? bwk_blocks_avx2 : bwk_blocks_wide_avx2;
     bwk_block_16 j = {.start = start, .steps = g.steps, .fits = g.fits, .kh = s->kh};
     j.pitch = (size_t)g.strip.width * s->ic * g.size, j.pixel = (size_t)s->stride * s->ic * g.size;
     for (int first = row, end = row + rows; first < end; first += g.rows) {

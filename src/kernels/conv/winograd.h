@@ -1,9 +1,9 @@
 /* Winograd convolutions in exact integers: what tile sizes and instruction sets share.
  *
- * A tile of the input is transformed to `parts` values V that fit 8 bits, the weights to U that fit int8 (multiplied by a constant so that
- * they are whole); products of a part are summed over input channels in 32 bits, as a matrix product of tiles x channels; and the sums
- * are transformed to a tile of the output, which is divided, without remainder, by the constant. Products want V unsigned: V + bias, and
- * sums that start at -bias * sum(U).
+ * A tile of the input is transformed to `parts` values V that fit 8 bits, or 16, the weights to U that fit as many (multiplied by a constant
+ * so that they are whole); products of a part are summed over input channels in 32 bits, as a matrix product of tiles x channels; and the sums
+ * are transformed to a tile of the output, which is divided, without remainder, by the constant. Products of bytes want V unsigned: V + bias,
+ * and sums that start at -bias * sum(U).
  *
  * Sums are transformed while they are in the first-level cache: those of two middle columns of a tile first, then the outer ones, so that
  * no more than two columns of sums wait at a time.
@@ -41,10 +41,10 @@ static geometry geometry_of(const bwk_conv_spec *s)
 {
     geometry g = {
         .tiles_x = (s->ow + OUT_X - 1) / OUT_X,
-        .values = bwk_round((size_t)s->ic, 4),
+        .values = bwk_round((size_t)s->ic * VALUE, 4),
         .lanes = bwk_round((size_t)s->oc, 16),
     };
-    g.strip = (bwk_strip){.width = g.tiles_x * OUT_X + 2, .channel = s->ic};
+    g.strip = (bwk_strip){.width = g.tiles_x * OUT_X + 2, .channel = s->ic, .flip = VALUE > 1 && s->asigned ? 0x80 : 0};
     const size_t row = (size_t)g.strip.width * s->ic;
     g.rows = (int)bwk_round((size_t)s->oh, OUT_Y);
     while (g.rows > OUT_Y && (size_t)(g.rows + 2) * row > STRIP_BYTES) g.rows = (int)bwk_round((size_t)g.rows / 2, OUT_Y);
@@ -62,7 +62,7 @@ static size_t packed_size(const bwk_conv_spec *s)
     return PARTS * g.lanes * (sizeof(int32_t) + g.values) + bwk_round(PARTS * g.lanes / 16 * sizeof(int32_t), 64);
 }
 
-/* For each LANES (or last 16) channels and part: starts of the sums; then, for the same, [values / 4][channels / 16][16][4]; and behind all these, for the
+/* For each LANES (or last 16) channels and part: starts of the sums; then, for the same, [values / 4][channels / 16][16][STEP]; and behind all these, for the
  * same, steps whose products the instruction set adds up at once. */
 static void pack(const bwk_conv_spec *s, const int8_t *w, void *packed)
 {
@@ -73,12 +73,12 @@ static void pack(const bwk_conv_spec *s, const int8_t *w, void *packed)
     for (int o = 0; o < s->oc; o++) {
         const size_t first = (size_t)o / LANES * LANES, block = g.lanes - first >= LANES ? LANES : 16;
         int32_t *at = start + PARTS * first + ((size_t)o - first);
-        int8_t *codes = to + PARTS * first * g.values + ((size_t)o - first) * 4;
+        value *codes = (value *)(to + PARTS * first * g.values) + ((size_t)o - first) * STEP;
         for (size_t c = 0; c < (size_t)s->ic; c++) {
             int u[PARTS];
             weights_of(w + (size_t)o * 9 * s->ic + c, (size_t)s->ic, u);
             for (size_t k = 0; k < PARTS; k++) {
-                codes[k * g.values * block + c / 4 * (4 * block) + c % 4] = (int8_t)u[k];
+                codes[k * g.values / VALUE * block + c / STEP * (STEP * block) + c % STEP] = (value)u[k];
                 at[k * block] -= bias_of(s, k) * u[k];
             }
         }
@@ -109,23 +109,23 @@ BWI_INLINE void transform_some(const bwk_conv_spec *s, const geometry *g, const 
 {
     const size_t pixel = (size_t)g->strip.channel, pitch = (size_t)g->strip.width * pixel;
     const size_t part = (size_t)(t->nx * t->ny) * g->values;
-    const vec flip = set8(FLIP), bias[] = {set8(bias_of(s, PART(0, 0))), set8(bias_of(s, PART(1, 1)))};
+    const vec flip = setv(FLIP), bias[] = {setv(bias_of(s, PART(0, 0))), setv(bias_of(s, PART(1, 1)))};
     for (int y = t->y; y < t->y + t->ny; y++) {
         const uint8_t *in = strip + (size_t)(y * OUT_Y) * pitch + (size_t)(t->x * OUT_X) * pixel;
         vec r[4][ROWS], next = flip;
         rows_of(in, pitch, n, flip, r[2]);
         rows_of(in + pixel, pitch, n, flip, r[3]);
         for (int x = 0; x < t->nx; x++, in += OUT_X * pixel, v += g->values) {
-            next = xor8(next, flip);
+            next = xorv(next, flip);
             BWI_UNROLL for (int k = 0; k < ROWS; k++) r[0][k] = r[2][k], r[1][k] = r[3][k];
             rows_of(in + 2 * pixel, pitch, n, next, r[2]);
             rows_of(in + 3 * pixel, pitch, n, next, r[3]);
             BWI_UNROLL for (size_t k = 0; k < ROWS; k++)
             {
-                bwk_save(v + PART(k, 0) * part, n, biased(sub8(r[0][k], r[2][k]), bias[0]));
-                bwk_save(v + PART(k, 1) * part, n, biased(add8(r[1][k], r[2][k]), bias[k == 1]));
-                bwk_save(v + PART(k, 2) * part, n, biased(sub8(r[2][k], r[1][k]), bias[0]));
-                bwk_save(v + PART(k, 3) * part, n, biased(sub8(r[1][k], r[3][k]), bias[0]));
+                bwk_save(v + PART(k, 0) * part, n, biased(subv(r[0][k], r[2][k]), bias[0]));
+                bwk_save(v + PART(k, 1) * part, n, biased(addv(r[1][k], r[2][k]), bias[k == 1]));
+                bwk_save(v + PART(k, 2) * part, n, biased(subv(r[2][k], r[1][k]), bias[0]));
+                bwk_save(v + PART(k, 3) * part, n, biased(subv(r[1][k], r[3][k]), bias[0]));
             }
         }
     }
@@ -135,11 +135,11 @@ BWI_INLINE void transform_some(const bwk_conv_spec *s, const geometry *g, const 
 static void transform(const bwk_conv_spec *s, const geometry *g, const uint8_t *strip, const tiles *t, uint8_t *v)
 {
     size_t c = 0;
-    for (; c + VECTOR <= g->values; c += VECTOR) transform_some(s, g, strip + c, t, (bwk_some){BWK_WHOLE, 0}, v + c);
+    for (; c + VECTOR <= g->values; c += VECTOR) transform_some(s, g, strip + c / VALUE, t, (bwk_some){BWK_WHOLE, 0}, v + c);
     if (c + VECTOR / 2 == g->values)
-        transform_some(s, g, strip + c, t, (bwk_some){BWK_HALF, 0}, v + c);
+        transform_some(s, g, strip + c / VALUE, t, (bwk_some){BWK_HALF, 0}, v + c);
     else if (c < g->values)
-        transform_some(s, g, strip + c, t, first_bytes(g->values - c), v + c);
+        transform_some(s, g, strip + c / VALUE, t, first_bytes(g->values - c), v + c);
 }
 
 /* A phase takes the sums of some columns of a tile to its output, rows of which are `row` apart: 0 of columns 1 and 2, 1 of 0, 2 of 3. */

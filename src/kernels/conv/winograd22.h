@@ -30,9 +30,9 @@ BWI_INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, vec f
 {
     vec d[4];
     BWI_UNROLL for (size_t i = 0; i < 4; i++) d[i] = bwk_load(in + i * pitch, n);
-    d[0] = xor8(d[0], flip), d[1] = xor8(d[1], flip);
-    r[0] = sub8(d[0], d[2]), r[1] = add8(d[1], d[2]);
-    r[2] = sub8(d[2], d[1]), r[3] = sub8(d[1], d[3]);
+    d[0] = xorv(d[0], flip), d[1] = xorv(d[1], flip);
+    r[0] = subv(d[0], d[2]), r[1] = addv(d[1], d[2]);
+    r[2] = subv(d[2], d[1]), r[3] = subv(d[1], d[3]);
 }
 
 BWI_INLINE void column_of(const int32_t *sums, size_t part, vec y[OUT_Y])

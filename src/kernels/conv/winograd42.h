@@ -31,7 +31,7 @@ static void weights_of(const int8_t *g, size_t step, int *u)
 
 BWI_INLINE vec twice(vec x)
 {
-    return add8(x, x);
+    return addv(x, x);
 }
 
 /* Adding 128 to d4 and d5 adds it, modulo 256, to all six. */
@@ -39,13 +39,13 @@ BWI_INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, vec f
 {
     vec d[6];
     BWI_UNROLL for (size_t i = 0; i < 6; i++) d[i] = bwk_load(in + i * pitch, n);
-    d[4] = xor8(d[4], flip), d[5] = xor8(d[5], flip);
-    const vec d20 = sub8(d[2], d[0]), d42 = sub8(d[4], d[2]);
-    const vec d31 = sub8(d[3], d[1]), d53 = sub8(d[5], d[3]), two = twice(d31);
-    const vec even = sub8(d[4], twice(twice(d[2]))), odd = sub8(d[3], twice(twice(d[1])));
-    r[0] = sub8(d42, twice(twice(d20))), r[5] = sub8(d53, twice(two));
-    r[1] = add8(even, odd), r[2] = sub8(even, odd);
-    r[3] = add8(d42, two), r[4] = sub8(d42, two);
+    d[4] = xorv(d[4], flip), d[5] = xorv(d[5], flip);
+    const vec d20 = subv(d[2], d[0]), d42 = subv(d[4], d[2]);
+    const vec d31 = subv(d[3], d[1]), d53 = subv(d[5], d[3]), two = twice(d31);
+    const vec even = subv(d[4], twice(twice(d[2]))), odd = subv(d[3], twice(twice(d[1])));
+    r[0] = subv(d42, twice(twice(d20))), r[5] = subv(d53, twice(two));
+    r[1] = addv(even, odd), r[2] = subv(even, odd);
+    r[3] = addv(d42, two), r[4] = subv(d42, two);
 }
 
 BWI_INLINE void column_of(const int32_t *sums, size_t part, vec y[OUT_Y])

@@ -1,4 +1,5 @@
-/* What winograd.h needs of AVX2. Sums of two products have 16 bits (block_avx2.h), so V is made unsigned by what it needs and no more. */
+/* What winograd.h needs of AVX2. Sums of two products of bytes have 16 bits (block_avx2.h), so V is made unsigned by what it needs and no
+ * more. With WIDE defined, V and U have 16 bits, and no bias but that of signed codes, which are read as codes + 128. */
 #include "base/inline.h"
 #include "kernels/block_avx2.h"
 #include "kernels/conv/strip.h"
@@ -6,12 +7,20 @@
 #include <stdbool.h>
 
 typedef __m256i vec;
-enum { VECTOR = 32, TILES = 16, LANES = BWK_LANES_AVX2, FLIP = 0 };
-#define set8(x)      _mm256_set1_epi8((char)(x))
+#ifdef WIDE
+typedef int16_t value;
+#define setv(x)    _mm256_set1_epi16((short)(x))
+#define addv(a, b) _mm256_add_epi16(a, b)
+#define subv(a, b) _mm256_sub_epi16(a, b)
+#else
+typedef int8_t value;
+#define setv(x)    _mm256_set1_epi8((char)(x))
+#define addv(a, b) _mm256_add_epi8(a, b)
+#define subv(a, b) _mm256_sub_epi8(a, b)
+#endif
+enum { VECTOR = 32, TILES = 16, LANES = BWK_LANES_AVX2, FLIP = 0, VALUE = sizeof(value), STEP = 4 / VALUE };
 #define set32(x)     _mm256_set1_epi32(x)
-#define xor8(a, b)   _mm256_xor_si256(a, b)
-#define add8(a, b)   _mm256_add_epi8(a, b)
-#define sub8(a, b)   _mm256_sub_epi8(a, b)
+#define xorv(a, b)   _mm256_xor_si256(a, b)
 #define add32(a, b)  _mm256_add_epi32(a, b)
 #define sub32(a, b)  _mm256_sub_epi32(a, b)
 #define mul32(a, b)  _mm256_mullo_epi32(a, b)
@@ -31,10 +40,16 @@ BWI_INLINE bwk_some first_bytes(size_t n)
     return (bwk_some){BWK_MASKED, n};
 }
 
+/* As many codes as there are values of n bytes. */
 BWI_INLINE __m256i bwk_load(const uint8_t *from, const bwk_some n)
 {
+#ifdef WIDE
+    (void)n;
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from));
+#else
     if (n.kind == BWK_HALF) return _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)from));
     return _mm256_loadu_si256((const __m256i *)from);
+#endif
 }
 
 BWI_INLINE void bwk_save(uint8_t *to, const bwk_some n, __m256i x)
@@ -50,9 +65,22 @@ BWI_INLINE void bwk_save(uint8_t *to, const bwk_some n, __m256i x)
     }
 }
 
+#ifdef WIDE
 BWI_INLINE vec biased(vec v, vec bias)
 {
-    return add8(v, bias);
+    (void)bias;
+    return v;
+}
+
+static inline size_t chunk_of(const bwk_conv_spec *s, const int8_t *u, size_t steps)
+{
+    (void)s, (void)u;
+    return steps;
+}
+#else
+BWI_INLINE vec biased(vec v, vec bias)
+{
+    return addv(v, bias);
 }
 
 static int top_of(const bwk_conv_spec *s); /* the greatest V + bias; the least is 0 */
@@ -97,17 +125,20 @@ static inline size_t chunk_of(const bwk_conv_spec *s, const int8_t *u, size_t st
     }
 }
 
+#endif
+
 static inline void products(const int8_t *u, const int32_t *start, const int32_t *chunk, const uint8_t *v, size_t n,
                             size_t values, int parts, int channels, int32_t *sums)
 {
     const size_t blocks = (n + BWK_PIXELS_AVX2 - 1) / BWK_PIXELS_AVX2;
+    bwk_block_16_fn *const *block_of = VALUE == 1 ? bwk_blocks_avx2 : bwk_blocks_wide_avx2;
     bwk_block_16 j = {.w = (const uint8_t *)u, .start = start, .steps = values / 4, .pixel = values, .kh = 1};
     (void)channels; /* 16 */
     for (int p = 0; p < parts; p++, j.w += values * LANES, j.start += LANES, v += n * values, sums += n * LANES) {
         j.fits = (size_t)chunk[p];
         for (size_t b = 0, at = 0, end; b < blocks; b++, at = end) {
             end = n * (b + 1) / blocks;
-            bwk_blocks_avx2[end - at - 1](&j, v + at * values, sums + at * LANES);
+            block_of[end - at - 1](&j, v + at * values, sums + at * LANES);
         }
     }
 }

@@ -5,12 +5,13 @@
 #include "kernels/conv/strip.h"
 
 typedef __m512i vec;
-enum { VECTOR = 64, TILES = BWK_PIXELS_32, LANES = BWK_LANES, FLIP = 0x80 };
-#define set8(x)      _mm512_set1_epi8((char)(x))
+typedef int8_t value;
+enum { VECTOR = 64, TILES = BWK_PIXELS_32, LANES = BWK_LANES, FLIP = 0x80, VALUE = sizeof(value), STEP = 4 / VALUE };
+#define setv(x)      _mm512_set1_epi8((char)(x))
 #define set32(x)     _mm512_set1_epi32(x)
-#define xor8(a, b)   _mm512_xor_si512(a, b)
-#define add8(a, b)   _mm512_add_epi8(a, b)
-#define sub8(a, b)   _mm512_sub_epi8(a, b)
+#define xorv(a, b)   _mm512_xor_si512(a, b)
+#define addv(a, b)   _mm512_add_epi8(a, b)
+#define subv(a, b)   _mm512_sub_epi8(a, b)
 #define add32(a, b)  _mm512_add_epi32(a, b)
 #define sub32(a, b)  _mm512_sub_epi32(a, b)
 #define mul32(a, b)  _mm512_mullo_epi32(a, b)
