@@ -1,6 +1,6 @@
 /* Times the convolutions of one ResNet-20 training step (batch 128, CIFAR), one line for each distinct layer and pass:
  *   conv_step [BATCH [THREADS [MILLISECONDS per line]]]
- * f32: float codes; u8: 8-bit codes forward and gradients of 16 bits, as `precision: fast` runs. Columns: least and median time of a call
+ * f32: float codes; u8: codes of 4 bits as bytes forward and gradients of 16 bits, as `precision: fast` runs. Columns: least and median time of a call
  * in ms, 2 x multiply-adds / least time in GF/s, and the number of such layers in the network. `pack` is what new weights cost. Sums are
  * over the network, of least times. */
 #include "base/alloc.h"
@@ -85,7 +85,7 @@ static void *operand(size_t n, bwi_dtype type)
         if (type == BWI_DT_U8)
             ((uint8_t *)p)[i] = (uint8_t)code;
         else
-            ((float *)p)[i] = (float)(code - 7);
+            ((float *)p)[i] = (float)(code - 8);
     }
     return p;
 }
@@ -142,6 +142,8 @@ static bw_status time_mode(const char *mode, bwi_dtype src, bwi_dtype back, int 
                            .pad = k / 2,
                            .groups = 1,
                            .src = spared ? BWI_DT_F32 : src,
+                           .wbits = 4,
+                           .abits = 4,
                            .back = spared ? BWI_DT_F32 : back,
                            .train = true,
                            .need_gsrc = i > 0};

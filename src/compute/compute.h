@@ -14,7 +14,9 @@ typedef struct bwi_conv_spec {
     int n, ih, iw, ic; /* [n,ih,iw,ic] source */
     int oc, kh, kw;    /* weights [oc,kh,kw,ic/groups] */
     int stride, pad, groups;
-    bwi_dtype src; /* F32 (F64 in the double table): values or codes held as reals. U8: codes 0..255, weights then int8 */
+    bwi_dtype src; /* F32 (F64 in the double table): values or codes held as reals. U8: codes */
+    int wbits,
+        abits; /* of a U8 source, 1 to 8: codes are 0 .. 2^abits - 1, weights -2^(wbits-1) .. 2^(wbits-1) - 1, of one bit -1 and 1 */
     bwi_dtype
         back; /* arithmetic of the backward pass: as src F32 or F64; I16, of a U8 source: integers, gdst may be rounded to 16 bits */
     bool codes;     /* source and weights hold integers: the scale multiplies their sums, which are then exact below 2^24 */
@@ -32,7 +34,7 @@ typedef struct bwi_compute {
     void (*conv_destroy)(bwi_conv **conv);
     size_t (*conv_scratch)(
         const bwi_conv *conv); /* bytes of 64-byte aligned scratch that each call below needs; shared among convolutions */
-    /* Packs weights for every pass of the coming step. w: [oc,kh,kw,ic/groups] real, in; integers in [-128,127] if src is U8. */
+    /* Packs weights for every pass of the coming step. w: [oc,kh,kw,ic/groups] real, in; integers of wbits if src is U8. */
     bw_status (*conv_weights)(bwi_conv *conv, const void *w, double scale, double back_scale, void *scratch);
     /* src [n,ih,iw,ic] spec.src, in; dst [n,oh,ow,oc] real, out */
     bw_status (*conv_forward)(bwi_conv *conv, const void *src, void *dst, void *scratch);

@@ -1,4 +1,4 @@
-/* Convolutions by oneDNN, but for backward passes in 16-bit integers, which it does not have (backward16.h). Sources and destinations are
+/* Convolutions by oneDNN, but for those of integers: forward8.h, which is exact on every CPU, and backward16.h. Sources and destinations are
  * NHWC everywhere; each pass has its weights in the layout that its kernel likes best, and a reorder from or to [oc,kh,kw,ic/groups].
  * Everything is created once; a call only swaps data handles. All primitives use the caller's scratch, so that one buffer serves every
  * convolution of a network. */
@@ -7,6 +7,7 @@
 #include "base/cpu.h"
 #include "base/par.h"
 #include "compute/backward16.h"
+#include "compute/forward8.h"
 #include "compute/onednn_api.h"
 #include "compute/spec.h"
 #include <assert.h>
@@ -36,6 +37,7 @@ struct bwi_conv {
     dnnl_memory_t w;                    /* OHWI f32, of the caller or in scratch */
     dnnl_memory_t scale_memory;
     float scale;                      /* of the forward pass when the source holds codes; otherwise folded into the weights */
+    bwi_forward8 *forward8;           /* the forward pass of a U8 source; NULL: oneDNN in float */
     const bwi_back16_table *integers; /* what makes the backward passes below; NULL: oneDNN in float */
     bwi_back16 *back16;
 
@@ -48,7 +50,7 @@ struct bwi_conv {
     size_t converted_bytes, gw_bytes;   /* in scratch; the first is a multiple of 64 */
 
     size_t scratchpad; /* bytes of scratch that the primitives need, a multiple of 64 */
-    size_t staging;    /* bytes behind them: scaled weights, or a converted piece and gw_part */
+    size_t staging;    /* bytes behind them: scaled weights, or a converted piece and gw_part, or what integers need */
 };
 
 /* What conv_create needs while it builds. */
@@ -90,25 +92,7 @@ static dnnl_status_t get_engine(dnnl_engine_t *out)
     return status;
 }
 
-/* u8 x s8 sums are exact only with VNNI: the older instruction adds two products in 16 bits and saturates. */
-static bool integer_sums_are_exact(const bwi_conv_spec *s)
-{
-#if defined(__x86_64__)
-    int64_t terms = (int64_t)s->kh * s->kw * (s->ic / s->groups);
-    int isa = (int)dnnl_get_effective_cpu_isa(), vnni = (int)dnnl_cpu_isa_avx512_core_vnni;
-    return (bwi_cpu_flags() & BWI_CPU_VNNI) && (isa & vnni) == vnni && terms <= INT32_MAX / (255 * 128);
-#else
-    (void)s;
-    return false;
-#endif
-}
-
 /* ---- Building ------------------------------------------------------------------------------------------------------------ */
-static dnnl_data_type_t type_of(bwi_dtype t)
-{
-    return t == BWI_DT_U8 ? dnnl_u8 : dnnl_f32;
-}
-
 /* Makes the primitive of *pd and gives *pd back in any case. */
 static bw_status make_task(builder *b, task *t, dnnl_primitive_desc_t *pd, const char *what)
 {
@@ -155,18 +139,17 @@ fail:
     return st;
 }
 
-/* Weights of a type, in OHWI or, with `any`, in the layout that the pass will choose. */
-static dnnl_status_t weights_md(const bwi_conv_spec *s, dnn_md *md, dnnl_data_type_t type, bool any)
+/* Weights in OHWI or, with `any`, in the layout that the pass will choose. */
+static dnnl_status_t weights_md(const bwi_conv_spec *s, dnn_md *md, bool any)
 {
     const dnnl_dims_t dense = {s->oc, s->ic, s->kh, s->kw};
     const dnnl_dims_t grouped = {s->groups, s->oc / s->groups, s->ic / s->groups, s->kh, s->kw};
-    if (s->groups == 1) return dnn_md_make(md, 4, dense, type, any ? dnnl_format_tag_any : dnnl_ohwi);
-    return dnn_md_make(md, 5, grouped, type, any ? dnnl_format_tag_any : dnnl_gohwi);
+    if (s->groups == 1) return dnn_md_make(md, 4, dense, dnnl_f32, any ? dnnl_format_tag_any : dnnl_ohwi);
+    return dnn_md_make(md, 5, grouped, dnnl_f32, any ? dnnl_format_tag_any : dnnl_gohwi);
 }
 
-/* Layouts of the tensors of a pass over n images, of the given types. */
-static bw_status make_geometry(builder *b, dnn_conv *g, int n, dnnl_data_type_t src, dnnl_data_type_t weights,
-                               dnnl_data_type_t dst)
+/* Layouts of the tensors of a pass over n images; all but the source are float. */
+static bw_status make_geometry(builder *b, dnn_conv *g, int n, dnnl_data_type_t src)
 {
     bw_status st;
     const bwi_conv_spec *s = &b->conv->spec;
@@ -174,8 +157,8 @@ static bw_status make_geometry(builder *b, dnn_conv *g, int n, dnnl_data_type_t 
     const dnnl_dims_t src_dims = {n, s->ic, s->ih, s->iw}, dst_dims = {n, s->oc, oh, ow};
     *g = (dnn_conv){.engine = b->engine, .stride = {s->stride, s->stride}, .pad = {s->pad, s->pad}};
     BWI_TRY(check(b, dnn_md_make(&g->src, 4, src_dims, src, dnnl_nhwc), "source"));
-    BWI_TRY(check(b, weights_md(s, &g->weights, weights, true), "weights"));
-    BWI_TRY(check(b, dnn_md_make(&g->dst, 4, dst_dims, dst, dnnl_nhwc), "destination"));
+    BWI_TRY(check(b, weights_md(s, &g->weights, true), "weights"));
+    BWI_TRY(check(b, dnn_md_make(&g->dst, 4, dst_dims, dnnl_f32, dnnl_nhwc), "destination"));
 fail:
     return st;
 }
@@ -211,14 +194,13 @@ static bw_status make_forward(builder *b)
 {
     bw_status st;
     bwi_conv *c = b->conv;
-    const bool u8 = c->spec.src == BWI_DT_U8, after = u8 || c->spec.codes;
     dnn_conv g = {0};
     dnnl_primitive_desc_t pd = NULL;
-    BWI_TRY(make_geometry(b, &g, c->spec.n, type_of(c->spec.src), u8 ? dnnl_s8 : dnnl_f32, dnnl_f32));
+    BWI_TRY(make_geometry(b, &g, c->spec.n, dnnl_f32));
     BWI_TRY(check(b, dnn_memory_make(&c->src, &g.src, b->engine, NULL), "source"));
     BWI_TRY(check(b, dnn_memory_make(&c->dst, &g.dst, b->engine, NULL), "destination"));
-    if (after) BWI_TRY(make_scaled(b));
-    BWI_TRY(check(b, dnn_forward_pd(&pd, &g, dnnl_forward_inference, after ? b->scaled : b->plain), "forward pass"));
+    if (c->spec.codes) BWI_TRY(make_scaled(b));
+    BWI_TRY(check(b, dnn_forward_pd(&pd, &g, dnnl_forward_inference, c->spec.codes ? b->scaled : b->plain), "forward pass"));
     BWI_TRY(make_packed(b, &c->w_forward, pd, dnnl_query_weights_md));
     BWI_TRY(make_task(b, &c->forward, &pd, "forward pass"));
 fail:
@@ -231,7 +213,7 @@ fail:
 static bw_status make_hint(builder *b, dnnl_primitive_desc_t *hint, int n)
 {
     dnn_conv g = {0};
-    bw_status st = make_geometry(b, &g, n, dnnl_f32, dnnl_f32, dnnl_f32);
+    bw_status st = make_geometry(b, &g, n, dnnl_f32);
     if (st == BW_OK) st = check(b, dnn_forward_pd(hint, &g, dnnl_forward_training, b->plain), "backward hint");
     free_geometry(&g);
     return st;
@@ -244,7 +226,7 @@ static bw_status make_backward_data(builder *b)
     dnn_conv g = {0};
     dnnl_primitive_desc_t hint = NULL, pd = NULL;
     BWI_TRY(make_hint(b, &hint, c->piece));
-    BWI_TRY(make_geometry(b, &g, c->piece, dnnl_f32, dnnl_f32, dnnl_f32));
+    BWI_TRY(make_geometry(b, &g, c->piece, dnnl_f32));
     BWI_TRY(check(b, dnn_memory_make(&c->gsrc, &g.src, b->engine, NULL), "source gradient"));
     BWI_TRY(check(b, dnn_memory_make(&c->gdst, &g.dst, b->engine, NULL), "destination gradient"));
     BWI_TRY(check(b, dnn_backward_data_pd(&pd, &g, hint, b->plain), "backward data pass"));
@@ -280,8 +262,8 @@ static bw_status make_backward_weights(builder *b)
     dnn_md gw = {0};
     dnnl_primitive_desc_t hint = NULL, pd = NULL;
     BWI_TRY(make_hint(b, &hint, piece));
-    BWI_TRY(make_geometry(b, &g, piece, dnnl_f32, dnnl_f32, dnnl_f32));
-    BWI_TRY(make_geometry(b, &from, piece, type_of(s->src), dnnl_f32, dnnl_f32));
+    BWI_TRY(make_geometry(b, &g, piece, dnnl_f32));
+    BWI_TRY(make_geometry(b, &from, piece, s->src == BWI_DT_U8 ? dnnl_u8 : dnnl_f32));
     BWI_TRY(check(b, dnn_memory_make(&c->piece_src, &from.src, b->engine, NULL), "source"));
     BWI_TRY(check(b, dnn_memory_make(&c->piece_gdst, &g.dst, b->engine, NULL), "destination gradient"));
     BWI_TRY(check(b, dnn_backward_weights_pd(&pd, &g, hint, b->plain), "backward weights pass"));
@@ -304,23 +286,29 @@ fail:
     return st;
 }
 
+/* Strided 1x1 convolutions of fewer channels than a vector has (8 with AVX2, 16 with AVX-512), up to oneDNN 3.12 at least. */
+static bool overruns(const bwi_conv_spec *s)
+{
+    return s->train && s->back == BWI_DT_F32 && s->kh == 1 && s->kw == 1 && s->stride > 1 && s->ic / s->groups < 16;
+}
+
 static bw_status build(builder *b)
 {
     bw_status st;
     bwi_conv *c = b->conv;
     BWI_TRY(check(b, get_engine(&b->engine), "engine"));
-    if (c->spec.src == BWI_DT_U8 && !integer_sums_are_exact(&c->spec)) {
+    if (overruns(&c->spec)) {
         char text[BWI_CONV_TEXT];
         return bwi_fail(b->err, BW_UNSUPPORTED,
-                        "%s: exact integer sums need AVX512-VNNI and must stay below 2^31; use an F32 source",
+                        "%s: oneDNN's weight gradient of it writes outside its memory (oneDNN issue 6035)",
                         bwi_conv_text(&c->spec, text));
     }
     BWI_TRY(check(b, dnnl_stream_create(&c->stream, b->engine, dnnl_stream_default_flags), "stream"));
     BWI_TRY(check(b, dnnl_primitive_attr_create(&b->plain), "attributes"));
     BWI_TRY(check(b, dnnl_primitive_attr_set_scratchpad_mode(b->plain, dnnl_scratchpad_mode_user), "attributes"));
-    BWI_TRY(check(b, weights_md(&c->spec, &b->w, dnnl_f32, false), "weights"));
+    BWI_TRY(check(b, weights_md(&c->spec, &b->w, false), "weights"));
     BWI_TRY(check(b, dnn_memory_make(&c->w, &b->w, b->engine, NULL), "weights"));
-    BWI_TRY(make_forward(b));
+    BWI_TRY(c->spec.src == BWI_DT_U8 ? bwi_forward8_create(&c->spec, &c->forward8, b->err) : make_forward(b));
     c->piece = piece_of(&c->spec);
     if (c->integers) BWI_TRY(c->integers->create(&c->spec, &c->back16, b->err));
     if (c->spec.need_gsrc && !c->integers) BWI_TRY(make_backward_data(b));
@@ -328,7 +316,10 @@ static bw_status build(builder *b)
     const size_t scaled = bwi_conv_round(bwi_conv_weights_size(&c->spec) * sizeof(float));
     const size_t gradient = c->converted_bytes + (c->piece < c->spec.n ? bwi_conv_round(c->gw_bytes) : 0);
     c->staging = scaled > gradient ? scaled : gradient;
-    if (c->integers && c->integers->scratch(c->back16) > c->staging) c->staging = c->integers->scratch(c->back16);
+    const size_t integers[] = {c->forward8 ? bwi_forward8_scratch(c->forward8) : 0,
+                               c->integers ? c->integers->scratch(c->back16) : 0};
+    for (int i = 0; i < 2; i++)
+        if (integers[i] > c->staging) c->staging = integers[i];
 fail:
     return st;
 }
@@ -359,6 +350,7 @@ static void conv_destroy(bwi_conv **conv)
     for (size_t i = 0; i < sizeof memories / sizeof *memories; i++)
         if (memories[i]) dnnl_memory_destroy(memories[i]);
     if (c->stream) dnnl_stream_destroy(c->stream);
+    bwi_forward8_destroy(&c->forward8);
     if (c->integers) c->integers->destroy(&c->back16);
     bwi_free(c);
     *conv = NULL;
@@ -372,7 +364,7 @@ static bw_status conv_create(const bwi_conv_spec *spec, bwi_conv **out, bw_error
     bwi_conv *c = bwi_calloc(1, sizeof *c);
     if (!c) return bwi_fail(err, BW_NOMEM, "out of memory for a convolution");
     c->spec = *spec;
-    if (spec->back == BWI_DT_I16) c->integers = bwi_back16_find(); /* not NULL where bytes are exact */
+    if (spec->back == BWI_DT_I16) c->integers = bwi_back16_find(); /* not NULL where there is a forward pass of bytes */
     builder b = {.conv = c, .err = err};
     st = build(&b);
     dnn_md_free(&b.w);
@@ -447,7 +439,11 @@ static bw_status pack(bwi_conv *c, const packed *p, const float *restrict w, flo
 static bw_status conv_weights(bwi_conv *c, const void *w, double scale, double back_scale, void *scratch)
 {
     c->scale = (float)scale;
-    bw_status st = pack(c, &c->w_forward, w, c->scale_memory ? 1.0f : c->scale, scratch);
+    bw_status st = BW_OK;
+    if (c->forward8)
+        bwi_forward8_weights(c->forward8, w, scale);
+    else
+        st = pack(c, &c->w_forward, w, c->scale_memory ? 1.0f : c->scale, scratch);
     if (st != BW_OK) return st;
     if (c->integers)
         c->integers->weights(c->back16, w, back_scale);
@@ -458,6 +454,10 @@ static bw_status conv_weights(bwi_conv *c, const void *w, double scale, double b
 
 static bw_status conv_forward(bwi_conv *c, const void *src, void *dst, void *scratch)
 {
+    if (c->forward8) {
+        bwi_forward8_run(c->forward8, src, dst, staging(c, scratch));
+        return BW_OK;
+    }
     const argument arg[] = {{DNNL_ARG_SRC, c->src, src},
                             {DNNL_ARG_WEIGHTS, c->w_forward.memory, NULL},
                             {DNNL_ARG_DST, c->dst, dst},

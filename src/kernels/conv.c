@@ -29,3 +29,10 @@ bool bwk_conv_usable(const bwk_conv *k, const bwk_conv_spec *s)
 {
     return (k->needs & ~bwi_cpu_flags()) == 0 && k->accepts(s);
 }
+
+const bwk_conv *bwk_conv_choose(const bwk_conv_spec *s)
+{
+    size_t i = 0;
+    while (!bwk_conv_usable(convs[i], s) || (convs[i]->pays && !convs[i]->pays(s))) i++;
+    return convs[i];
+}

@@ -42,4 +42,5 @@ const bwk_conv *bwk_conv_at(size_t i); /* NULL past the end; fastest first as fa
 const bwk_conv *bwk_conv_find(const char *name);
 /* Whether this CPU, as limited by bwi_cpu_limit, runs the row, and the row takes the shape. */
 bool bwk_conv_usable(const bwk_conv *k, const bwk_conv_spec *s);
+const bwk_conv *bwk_conv_choose(const bwk_conv_spec *s); /* the table's choice: the first row that is usable and pays */
 #endif

@@ -1,8 +1,8 @@
 /* From a graph to steps with memory: fusion, element types, convolutions, lifetimes, places. */
 #include "nn/internal.h"
-#include "base/cpu.h"
 #include "base/file.h"
 #include <limits.h>
+#include <math.h>
 #include <string.h>
 
 /* ---- Steps ---------------------------------------------------------------------------------------------------------------- */
@@ -153,19 +153,23 @@ static void describe_values(bwi_exec *e)
 }
 
 /* ---- Convolutions --------------------------------------------------------------------------------------------------------- */
-/* Range of the integers that a weight quantizer produces, found on a copy with made-up statistics. */
-static bool fits_int8(const bwi_quant *wq)
+/* Bits of the integers that a weight quantizer produces, found on a copy with made-up statistics; 0: more than 8. */
+static int bits_of(const bwi_quant *wq)
 {
     bwi_quant q = *wq;
     bwi_qstats made_up = {.n = 100, .mean_abs = .5, .std = .5, .min = -1, .max = 1, .max_abs = 1};
     if (!q.ready && q.q->init) q.q->init(&q, &made_up);
-    if (q.q->prepare(&q, &made_up, NULL)) return false;
-    double a = q.k.mul * q.k.lo + q.k.add, b = q.k.mul * q.k.hi + q.k.add;
-    return a >= -128 && a <= 127 && b >= -128 && b <= 127;
+    if (q.q->prepare(&q, &made_up, NULL)) return 0;
+    const double a = q.k.mul * q.k.lo + q.k.add, b = q.k.mul * q.k.hi + q.k.add;
+    if (q.k.mode & BWI_QMODE_SIGN) return 1;
+    int bits = 2;
+    while (fmin(a, b) < -(1 << (bits - 1)) || fmax(a, b) > (1 << (bits - 1)) - 1) bits++;
+    return bits <= 8 ? bits : 0;
 }
 
-/* Whether the layer can multiply bytes: unsigned input codes and weight codes that fit int8. *why: otherwise, the reason. */
-static bool can_use_codes(const bwi_exec *e, const bwi_step *s, const char **why)
+/* Whether the layer can multiply bytes: unsigned input codes and weight codes that fit int8, whose bits go to spec. *why: otherwise, the
+ * reason. */
+static bool can_use_codes(const bwi_exec *e, const bwi_step *s, bwi_conv_spec *spec, const char **why)
 {
     const bwi_node *n = &e->g->node[s->node];
     const bwi_quant *aq = e->value[s->in[0]].aq;
@@ -177,10 +181,12 @@ static bool can_use_codes(const bwi_exec *e, const bwi_step *s, const char **why
         *why = "input codes above 8 bits";
     else if (n->wq->q->real_codes)
         *why = "weight codes that are not integers";
-    else if (!fits_int8(n->wq))
+    else if (!bits_of(n->wq))
         *why = "weight codes beyond int8";
-    else
+    else {
+        spec->wbits = bits_of(n->wq), spec->abits = aq->bits;
         return true;
+    }
     return false;
 }
 
@@ -218,7 +224,7 @@ static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err
     spec.need_gsrc = e->train && in->needs_grad;
     if (e->precision == BWI_PRECISION_FAST) {
         const char *why = NULL;
-        if (can_use_codes(e, s, &why)) spec.src = BWI_DT_U8;
+        if (can_use_codes(e, s, &spec, &why)) spec.src = BWI_DT_U8;
         if (e->train && !why) spec.back = BWI_DT_I16;
         if (why && e->note) bwi_text_add(e->note, "fast: %s: forward in float, exact on codes (%s)\n", n->name, why);
     }
@@ -244,9 +250,7 @@ bw_status bwi_plan_convs(bwi_exec *e, bw_error *err)
         if (st) return st;
     }
     if (e->precision == BWI_PRECISION_FAST && e->note) {
-        bool vnni = bwi_cpu_flags() & BWI_CPU_VNNI;
-        bwi_text_add(e->note, "fast: %d of %d layers multiply bytes forward (u8 x s8, exact)%s", count[1], count[0],
-                     vnni ? "" : "; this CPU has no AVX512-VNNI");
+        bwi_text_add(e->note, "fast: %d of %d layers multiply bytes forward (u8 x s8, exact)", count[1], count[0]);
         if (e->train) bwi_text_add(e->note, "; %d have gradients of 16 bits", count[2]);
         bwi_text_add(e->note, "\n");
     }

@@ -35,14 +35,6 @@ static size_t round64(size_t n)
 
 /* ---- Memory -------------------------------------------------------------------------------------------------------------- */
 
-static const bwk_conv *choose(const bwk_conv_spec *s)
-{
-    const bwk_conv *k;
-    size_t i = 0;
-    while ((k = bwk_conv_at(i)) && (!bwk_conv_usable(k, s) || (k->pays && !k->pays(s)))) i++;
-    return k;
-}
-
 static size_t map_size(const bwr_layer *l)
 {
     return (size_t)l->h * (size_t)l->w;
@@ -128,7 +120,7 @@ static bw_status lay_out(bw_net *net, const void *file, size_t size, bw_plan pla
         *r = (bwr_ready){0};
         if (in) r->spec = bwr_spec(l, in);
         if (l->kind == BWR_conv) {
-            r->kernel = r->table = choose(&r->spec);
+            r->kernel = r->table = bwk_conv_choose(&r->spec);
             if (!r->kernel) return bwi_fail(err, BW_INTERNAL, "layer %s: no kernel takes its shape", l->name);
             const size_t tail = round64(bwr_weights(l, in->c)) + trial_bytes(r, plan);
             most = tail > most ? tail : most;
