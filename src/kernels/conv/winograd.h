@@ -8,14 +8,16 @@
  * Sums are transformed while they are in the first-level cache: those of two middle columns of a tile first, then the outer ones, so that
  * no more than two columns of sums wait at a time.
  *
- * A file that includes this includes before it the instruction set's part, winograd_vnni.h or winograd_avx2.h, and defines
+ * A file that includes this includes before it the instruction set's part, winograd_vnni.h or winograd_avx2.h: registers, what is done with
+ * them, and the products. It defines
  *   OUT_Y, OUT_X, ROWS          size of a tile of the output, of which the second is 2; rows of a tile of the input, OUT_Y + 2
  *   PARTS, PART(row, column)    values of a tile, 4 ROWS, and their order: columns 1, 2, 0, 3
  *   static void weights_of(const int8_t *g, size_t step, int *u)   3x3 weights g[i * step] to PARTS values
  *   BWI_INLINE void rows_of(const uint8_t *in, size_t pitch, const bwk_some n, vec flip, vec r[ROWS])
  *                               a register of channels of a column of a tile, transformed; each plus 128 where flip is 128 and not 0
  *   BWI_INLINE void column_of(const int32_t *sums, size_t part, vec y[OUT_Y])   ROWS sums to a column of the output, times ...
- *   BWI_INLINE vec whole_of(vec y, const int row)                               ... what this divides by, once columns are added */
+ *   BWI_INLINE vec whole_of(vec y, const int row)                               ... what this divides by, once columns are added
+ *   static int bias_of(const bwk_conv_spec *s, size_t part)                     on AVX2; and, of bytes there, top_of(s), the greatest V + bias */
 #include "base/cpu.h"
 #include "base/inline.h"
 #include "kernels/conv/strip.h"
