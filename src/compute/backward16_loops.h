@@ -10,7 +10,7 @@
  * Sums of 32 bits never overflow: a chunk of the batch is so small, and the gradient's integers are, that the largest operands fit.
  *
  * A file that includes this defines before it
- *   LANES                     channels of a vector: 16, or 8, two of which make a block
+ *   LANES                     channels of a vector, 16 or 8
  *   PIXELS_1(X), PIXELS_2(X)  X(1) X(2) ... for the pixels of blocks of one vector and of two
  *   CHANNELS_1, CHANNELS_2    input channels of a block of weights' gradients, with one vector of output channels and with two
  *   ints, reals               vectors of 32-bit integers and floats, and what is done with them */
