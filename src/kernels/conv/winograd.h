@@ -22,6 +22,26 @@
 #include "base/inline.h"
 #include "kernels/conv/strip.h"
 
+#ifndef biased /* V is as the transform makes it, and all steps of a part are one chunk */
+#define biased(v, bias)       ((void)(bias), (v))
+#define chunk_of(s, u, steps) (steps)
+#endif
+
+/* A row of conv.def. */
+#define WINOGRAD(row, row_name, row_needs, row_pays, row_summary)                                                              \
+    const bwk_conv row = {                                                                                                     \
+        .name = row_name,                                                                                                      \
+        .summary = row_summary,                                                                                                \
+        .needs = row_needs,                                                                                                    \
+        .row_grain = OUT_Y,                                                                                                    \
+        .accepts = accepts,                                                                                                    \
+        .pays = row_pays,                                                                                                      \
+        .packed_size = packed_size,                                                                                            \
+        .pack = pack,                                                                                                          \
+        .scratch_size = scratch_size,                                                                                          \
+        .run = run,                                                                                                            \
+    }
+
 enum {
     STRIP_BYTES = 64 * 1024, /* of input copied at once, unless a row of tiles needs more */
     GROUP = 4,

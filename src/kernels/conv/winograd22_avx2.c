@@ -27,16 +27,6 @@ static bool pays_avx2(const bwk_conv_spec *s)
     return s->wbits == 2 ? pays(s) : s->wbits > 2 && s->ic >= 32 && s->oc >= 32;
 }
 
-const bwk_conv bwk_conv_winograd22_avx2 = {
-    .name = "winograd-2x2-avx2",
-    .summary = "exact Winograd F(2x2,3x3), AVX2: 3x3, stride 1, weights up to 4 bits, codes up to 6, not both",
-    .needs = BWI_CPU_AVX2,
-    .row_grain = OUT_Y,
-    .accepts = accepts,
-    .pays = pays_avx2,
-    .packed_size = packed_size,
-    .pack = pack,
-    .scratch_size = scratch_size,
-    .run = run,
-};
+WINOGRAD(bwk_conv_winograd22_avx2, "winograd-2x2-avx2", BWI_CPU_AVX2, pays_avx2,
+         "exact Winograd F(2x2,3x3), AVX2: 3x3, stride 1, weights up to 4 bits, codes up to 6, not both");
 #endif

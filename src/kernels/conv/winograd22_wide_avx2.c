@@ -25,16 +25,6 @@ static bool pays_avx2(const bwk_conv_spec *s)
     return (s->asigned || 4 * most > INT16_MAX) && s->ic >= 16 && s->oc >= 16;
 }
 
-const bwk_conv bwk_conv_winograd22_wide_avx2 = {
-    .name = "winograd-2x2-wide",
-    .summary = "exact Winograd F(2x2,3x3) in 16 bits, AVX2: 3x3, stride 1",
-    .needs = BWI_CPU_AVX2,
-    .row_grain = OUT_Y,
-    .accepts = accepts,
-    .pays = pays_avx2,
-    .packed_size = packed_size,
-    .pack = pack,
-    .scratch_size = scratch_size,
-    .run = run,
-};
+WINOGRAD(bwk_conv_winograd22_wide_avx2, "winograd-2x2-wide", BWI_CPU_AVX2, pays_avx2,
+         "exact Winograd F(2x2,3x3) in 16 bits, AVX2: 3x3, stride 1");
 #endif

@@ -26,16 +26,6 @@ static bool pays_avx2(const bwk_conv_spec *s)
     return s->wbits > 1 && pays(s);
 }
 
-const bwk_conv bwk_conv_winograd42_avx2 = {
-    .name = "winograd-4x2-avx2",
-    .summary = "exact Winograd F(4,3) x F(2,3), AVX2: 3x3, stride 1, weights and codes up to 3 bits",
-    .needs = BWI_CPU_AVX2,
-    .row_grain = OUT_Y,
-    .accepts = accepts,
-    .pays = pays_avx2,
-    .packed_size = packed_size,
-    .pack = pack,
-    .scratch_size = scratch_size,
-    .run = run,
-};
+WINOGRAD(bwk_conv_winograd42_avx2, "winograd-4x2-avx2", BWI_CPU_AVX2, pays_avx2,
+         "exact Winograd F(4,3) x F(2,3), AVX2: 3x3, stride 1, weights and codes up to 3 bits");
 #endif

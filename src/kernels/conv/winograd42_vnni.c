@@ -9,16 +9,6 @@ static bool accepts(const bwk_conv_spec *s)
     return takes_shape(s) && s->wbits <= 3 && s->abits <= 3;
 }
 
-const bwk_conv bwk_conv_winograd42_vnni = {
-    .name = "winograd-4x2",
-    .summary = "exact Winograd F(4,3) x F(2,3), AVX512-VNNI: 3x3, stride 1, weights and codes up to 3 bits",
-    .needs = BWI_CPU_AVX512 | BWI_CPU_VNNI,
-    .row_grain = OUT_Y,
-    .accepts = accepts,
-    .pays = pays,
-    .packed_size = packed_size,
-    .pack = pack,
-    .scratch_size = scratch_size,
-    .run = run,
-};
+WINOGRAD(bwk_conv_winograd42_vnni, "winograd-4x2", BWI_CPU_AVX512 | BWI_CPU_VNNI, pays,
+         "exact Winograd F(4,3) x F(2,3), AVX512-VNNI: 3x3, stride 1, weights and codes up to 3 bits");
 #endif

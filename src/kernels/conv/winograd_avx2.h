@@ -65,23 +65,9 @@ BWI_INLINE void bwk_save(uint8_t *to, const bwk_some n, __m256i x)
     }
 }
 
-#ifdef WIDE
-BWI_INLINE vec biased(vec v, vec bias)
-{
-    (void)bias;
-    return v;
-}
-
-static inline size_t chunk_of(const bwk_conv_spec *s, const int8_t *u, size_t steps)
-{
-    (void)s, (void)u;
-    return steps;
-}
-#else
-BWI_INLINE vec biased(vec v, vec bias)
-{
-    return addv(v, bias);
-}
+#ifndef WIDE
+#define biased(v, bias)       addv(v, bias)
+#define chunk_of(s, u, steps) steps_of_16_bits(u, steps, top_of(s))
 
 static int top_of(const bwk_conv_spec *s); /* the greatest V + bias; the least is 0 */
 
@@ -114,17 +100,16 @@ static inline bool chunk_fits(const int8_t *u, size_t from, size_t to, int top)
     return true;
 }
 
-/* Trained weights of both signs let many more steps pass than the worst ones would. */
-static inline size_t chunk_of(const bwk_conv_spec *s, const int8_t *u, size_t steps)
+/* Steps that are added up in 16 bits. Trained weights of both signs let many more pass than the worst ones would. */
+static inline size_t steps_of_16_bits(const int8_t *u, size_t steps, int top)
 {
     for (size_t n = 1;; n++) {
         const size_t chunk = (steps + n - 1) / n;
         size_t from = 0;
-        while (from < steps && chunk_fits(u, from, from + chunk < steps ? from + chunk : steps, top_of(s))) from += chunk;
+        while (from < steps && chunk_fits(u, from, from + chunk < steps ? from + chunk : steps, top)) from += chunk;
         if (from >= steps || chunk == 1) return chunk;
     }
 }
-
 #endif
 
 static inline void products(const int8_t *u, const int32_t *start, const int32_t *chunk, const uint8_t *v, size_t n,

@@ -31,18 +31,6 @@ static inline int bias_of(const bwk_conv_spec *s, size_t part)
     return 128;
 }
 
-BWI_INLINE vec biased(vec v, vec bias)
-{
-    (void)bias;
-    return v;
-}
-
-static inline size_t chunk_of(const bwk_conv_spec *s, const int8_t *u, size_t steps)
-{
-    (void)s, (void)u;
-    return steps;
-}
-
 static inline void products(const int8_t *u, const int32_t *start, const int32_t *chunk, const uint8_t *v, size_t n,
                             size_t values, int parts, int channels, int32_t *sums)
 {
