@@ -315,8 +315,8 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
 /* Tables have to be looked into often enough, by full registers, and codes leave room for several sums in a byte. */
 static bool pays(const bwk_conv_spec *s)
 {
-    if (s->wbits == 1) return s->ic >= 16 && s->oc >= 16 && s->abits <= (s->oc >= 32 ? 5 : 4);
-    return s->ic >= 16 && s->oc >= 32 && s->kh * s->kw * s->oc >= 128 && s->abits <= 4;
+    if (s->oc < 32) return false;
+    return s->wbits == 1 ? s->ic >= 16 && s->abits <= 5 : s->ic >= 32 && s->kh * s->kw * s->oc >= 128 && s->abits <= 4;
 }
 
 const bwk_conv bwk_conv_lookup_avx2 = {
