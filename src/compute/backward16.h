@@ -1,6 +1,6 @@
 /* Both backward passes of a convolution in 16-bit integers: exact sums of the codes that the forward pass multiplied and of a gradient that
  * is rounded to 16 bits, with a scale of its own for each image or few small images. An instruction of AVX512-VNNI makes twice as many
- * such products as one in float, and so do two of AVX2's three. */
+ * such products as one in float; with AVX2 an addition comes on top. */
 #ifndef BWI_BACKWARD16_H
 #define BWI_BACKWARD16_H
 #include "compute/compute.h"

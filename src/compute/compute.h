@@ -15,10 +15,10 @@ typedef struct bwi_conv_spec {
     int oc, kh, kw;    /* weights [oc,kh,kw,ic/groups] */
     int stride, pad, groups;
     bwi_dtype src; /* F32 (F64 in the double table): values or codes held as reals. U8: codes */
-    int wbits,
-        abits; /* of a U8 source, 1 to 8: codes are 0 .. 2^abits - 1, weights -2^(wbits-1) .. 2^(wbits-1) - 1, of one bit -1 and 1 */
-    bwi_dtype
-        back; /* arithmetic of the backward pass: as src F32 or F64; I16, of a U8 source: integers, gdst may be rounded to 16 bits */
+    /* Of a U8 source, 1 to 8 bits: codes are 0 .. 2^abits - 1; weights -2^(wbits-1) .. 2^(wbits-1) - 1, with one bit -1 and 1. */
+    int wbits, abits;
+    /* Arithmetic of the backward pass: as src F32 or F64; I16, of a U8 source: integers, gdst may be rounded to 16 bits. */
+    bwi_dtype back;
     bool codes;     /* source and weights hold integers: the scale multiplies their sums, which are then exact below 2^24 */
     bool train;     /* backward weights needed */
     bool need_gsrc; /* backward data needed */

@@ -286,7 +286,8 @@ fail:
     return st;
 }
 
-/* Strided 1x1 convolutions of fewer channels than a vector has (8 with AVX2, 16 with AVX-512), up to oneDNN 3.12 at least. */
+/* oneDNN's weight gradient of strided 1x1 convolutions writes past its scratch memory when there are fewer input channels than a vector has, 8 with
+ * AVX2 and 16 with AVX-512; up to release 3.12 at least (its issue 6035). */
 static bool overruns(const bwi_conv_spec *s)
 {
     return s->train && s->back == BWI_DT_F32 && s->kh == 1 && s->kw == 1 && s->stride > 1 && s->ic / s->groups < 16;
@@ -300,7 +301,8 @@ static bw_status build(builder *b)
     if (overruns(&c->spec)) {
         char text[BWI_CONV_TEXT];
         return bwi_fail(b->err, BW_UNSUPPORTED,
-                        "%s: oneDNN's weight gradient of it writes outside its memory (oneDNN issue 6035)",
+                        "%s: oneDNN's weight gradient of it writes outside its memory (oneDNN issue 6035); it needs 16 input "
+                        "channels, or no stride",
                         bwi_conv_text(&c->spec, text));
     }
     BWI_TRY(check(b, dnnl_stream_create(&c->stream, b->engine, dnnl_stream_default_flags), "stream"));

@@ -181,10 +181,10 @@ static bool can_use_codes(const bwi_exec *e, const bwi_step *s, bwi_conv_spec *s
         *why = "input codes above 8 bits";
     else if (n->wq->q->real_codes)
         *why = "weight codes that are not integers";
-    else if (!bits_of(n->wq))
+    else if (!(spec->wbits = bits_of(n->wq)))
         *why = "weight codes beyond int8";
     else {
-        spec->wbits = bits_of(n->wq), spec->abits = aq->bits;
+        spec->abits = aq->bits;
         return true;
     }
     return false;

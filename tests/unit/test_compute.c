@@ -315,15 +315,30 @@ static void float_tables_are_within_rounding(void **state)
 }
 
 /* ---- Integer codes ------------------------------------------------------------------------------------------------------- */
-/* Whether the table multiplies bytes on this CPU; oneDNN's need AVX2, and for groups what some CPUs have. */
-static bool has_bytes(const bwi_compute *table, int groups)
+/* Whether the table multiplies bytes on this CPU: oneDNN's with AVX2, depthwise ones with AVX-512, and no other groups. */
+static bool has_bytes(const bwi_compute *table, const bwi_conv_spec *s)
 {
-    return table != &bwi_compute_onednn || ((bwi_cpu_flags() & BWI_CPU_AVX2) && groups == 1);
+    if (table != &bwi_compute_onednn) return true;
+    if (s->groups > 1) return (bwi_cpu_flags() & BWI_CPU_AVX512) && s->groups == s->ic && s->ic == s->oc;
+    return bwi_cpu_flags() & BWI_CPU_AVX2;
 }
 
-static void integer_sums_are_exact(void **state)
+static bool has_avx2(void)
 {
-    (void)state;
+    return bwi_cpu_flags() & BWI_CPU_AVX2;
+}
+
+/* Runs a test as the CPU is, and as if it had AVX2 and nothing newer: what multiplies integers differs. */
+static void on_both(void (*test)(void))
+{
+    test();
+    assert_int_equal(bwi_cpu_limit("avx2", NULL), BW_OK);
+    test();
+    assert_int_equal(bwi_cpu_limit(NULL, NULL), BW_OK);
+}
+
+static void sums_are_exact(void)
+{
     bwi_conv_spec s;
     const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32};
     static const int fill[][4] = {{0, 255, -128, 127}, {255, 255, 127, 127}, {255, 255, -128, -128},
@@ -345,7 +360,7 @@ static void integer_sums_are_exact(void **state)
                         if (k < p.n_w) p.w[k] = 2.0 * bwi_rng_below(&r, 2) - 1;
                     }
                 const bw_status st = solve(&p, table[t]);
-                CHECK(&s, st == BW_OK || (st == BW_UNSUPPORTED && !has_bytes(table[t], s.groups)), "status %d", st);
+                CHECK(&s, st == (has_bytes(table[t], &s) ? BW_OK : BW_UNSUPPORTED), "status %d", st);
                 int oh = bwi_conv_out(s.ih, s.kh, s.stride, s.pad), ow = bwi_conv_out(s.iw, s.kw, s.stride, s.pad);
                 for (size_t at = 0; st == BW_OK && at < p.n_dst; at++) {
                     size_t pixel = at / (size_t)s.oc;
@@ -357,6 +372,12 @@ static void integer_sums_are_exact(void **state)
                 }
                 problem_drop(&p);
             }
+}
+
+static void integer_sums_are_exact(void **state)
+{
+    (void)state;
+    on_both(sums_are_exact);
 }
 
 /* Backward of a U8 source in float: the same bounds as for a float source. */
@@ -379,7 +400,7 @@ static void codes_have_float_gradients(void **state)
     const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32};
     for (int t = 0; t < 2; t++)
         for (int i = 0; shape_at(i, &s); i++)
-            if (has_bytes(table[t], s.groups)) codes_against_double(&s, table[t], i);
+            if (has_bytes(table[t], &s)) codes_against_double(&s, table[t], i);
 }
 
 /* ---- Gradients of 16 bits ------------------------------------------------------------------------------------------------ */
@@ -440,10 +461,9 @@ static void integers_against_double(const bwi_conv_spec *shape, int seed)
     }
 }
 
-static void gradients_of_16_bits(void **state)
+static void gradients_in_steps(void)
 {
-    (void)state;
-    if (!has_bytes(&bwi_compute_onednn, 1)) skip();
+    if (!has_avx2()) return;
     bwi_conv_spec s;
     for (int i = 0; shape_at(i, &s); i++) integers_against_double(&s, i);
     static const bwi_conv_spec shape[] = {
@@ -466,9 +486,19 @@ static void gradients_of_16_bits(void **state)
          .kh = 2,
          .kw = 5,
          .stride = 3,
-         .pad = 2},                                                                     /* kernel positions of nine kinds */
-        {.n = 3, .ih = 7, .iw = 1, .ic = 32, .oc = 16, .kh = 1, .kw = 1, .stride = 2},  /* pixels that nobody reads */
-        {.n = 33, .ih = 1, .iw = 1, .ic = 64, .oc = 80, .kh = 1, .kw = 1, .stride = 1}, /* a linear layer */
+         .pad = 2},                                                                    /* kernel positions of nine kinds */
+        {.n = 3, .ih = 7, .iw = 1, .ic = 32, .oc = 16, .kh = 1, .kw = 1, .stride = 2}, /* pixels that nobody reads */
+        {.n = 2,
+         .ih = 6,
+         .iw = 9,
+         .ic = 24,
+         .oc = 8,
+         .kh = 3,
+         .kw = 3,
+         .stride = 1,
+         .pad = 1}, /* half a block, where vectors have 8 */
+        {.n = 2, .ih = 5, .iw = 7, .ic = 8, .oc = 40, .kh = 3, .kw = 3, .stride = 2, .pad = 1}, /* the same */
+        {.n = 33, .ih = 1, .iw = 1, .ic = 64, .oc = 80, .kh = 1, .kw = 1, .stride = 1},         /* a linear layer */
         {.n = 1,
          .ih = 2,
          .iw = 2,
@@ -496,6 +526,12 @@ static void gradients_of_16_bits(void **state)
     assert_null(conv);
 }
 
+static void gradients_of_16_bits(void **state)
+{
+    (void)state;
+    on_both(gradients_in_steps);
+}
+
 /* A layer of ResNet-20's, on codes. */
 static bwi_conv_spec layer_of_bytes(int n, int map, bwi_dtype back)
 {
@@ -518,10 +554,9 @@ static bwi_conv_spec layer_of_bytes(int n, int map, bwi_dtype back)
 }
 
 /* No gradient is none, and one that is not finite makes none that looks as if it were. */
-static void gradients_that_are_not_finite(void **state)
+static void not_finite(void)
 {
-    (void)state;
-    if (!has_bytes(&bwi_compute_onednn, 1)) skip();
+    if (!has_avx2()) return;
     static const double value[] = {0, 1e-40, INFINITY, -INFINITY, NAN};
     for (size_t v = 0; v < sizeof value / sizeof *value; v++) {
         const bwi_conv_spec s = layer_of_bytes(1, 5, BWI_DT_I16);
@@ -538,6 +573,12 @@ static void gradients_that_are_not_finite(void **state)
             CHECK(&s, isnan(p.gw[i]) || (fabs(value[v]) < 1 && p.gw[i] == 0), "weights %g", p.gw[i]);
         problem_drop(&p);
     }
+}
+
+static void gradients_that_are_not_finite(void **state)
+{
+    (void)state;
+    on_both(not_finite);
 }
 
 /* ---- Threads ----------------------------------------------------------------------------------------------------------- */
@@ -565,8 +606,8 @@ static void threads_share_the_work(void **state)
         compare_with_double(&p, &bwi_compute_onednn);
         compare_with_double(&p, &bwi_compute_reference_f32);
         problem_drop(&p);
-        if (has_bytes(&bwi_compute_onednn, 1)) codes_against_double(&s, &bwi_compute_onednn, (int)i);
-        if (has_bytes(&bwi_compute_onednn, 1)) integers_against_double(&s, (int)i);
+        if (has_avx2()) codes_against_double(&s, &bwi_compute_onednn, (int)i);
+        if (has_avx2()) integers_against_double(&s, (int)i);
     }
     bwi_threads_set(1);
 }
@@ -580,7 +621,7 @@ static void creation_survives_lack_of_memory(void **state)
         bwi_conv_spec s;
         assert_true(shape_at(100, &s));
         s.src = s.back = table[t]->real;
-        if (t == 0 && has_bytes(table[t], 1)) s.ic = s.oc = 16, s.groups = 1, s.src = BWI_DT_U8, s.back = BWI_DT_I16;
+        if (t == 0 && has_avx2()) s.ic = s.oc = 16, s.groups = 1, s.src = BWI_DT_U8, s.back = BWI_DT_I16;
         for (int64_t n = 0;; n++) {
             int64_t live = bwi_alloc_live_blocks();
             bwi_conv *conv = NULL;
@@ -608,7 +649,7 @@ static void creation_survives_lack_of_memory(void **state)
 static void scratch_stays_small(void **state)
 {
     (void)state;
-    if (!has_bytes(&bwi_compute_onednn, 1)) skip();
+    if (!has_avx2()) skip();
     for (int i = 0; i < 2; i++) {
         const bwi_conv_spec s = layer_of_bytes(128, 32, i ? BWI_DT_I16 : BWI_DT_F32);
         bwi_conv *conv = NULL;

@@ -248,7 +248,7 @@ BWI_INLINE __m256i eight(const wide *half, int part)
     return _mm256_cvtepu16_epi32(part % 2 ? _mm256_extracti128_si256(of, 1) : _mm256_castsi256_si128(of));
 }
 
-/* Sums of n pixels and the block's channels to acc [n][64]; window [n] is of these pixels. */
+/* Sums of n pixels and the block's channels to acc [n][64]; window [n] is of these pixels, for weights of one bit. */
 BWI_INLINE void block(const job *j, const uint8_t *in, const int32_t *window, int32_t *acc, const int n, const int kind)
 {
     const int halves = kind == NARROW ? 1 : 2;
@@ -294,7 +294,7 @@ static void run(const bwk_conv_spec *s, const void *packed, const void *x, int r
     for (int first = row, end = row + rows; first < end; first += g.rows) {
         const int n = end - first < g.rows ? end - first : g.rows;
         fill(&g, s, x, first * s->stride - s->pad, (n - 1) * s->stride + s->kh, strip, total);
-        windows(s, total, n, window);
+        if (s->wbits == 1) windows(s, total, n, window);
         for (int o = 0; o < s->oc; o += g.channels) {
             block_fn *const *block_of = blocks[kind_of(s, o)];
             j.w = (const uint8_t *)packed + weights_before(s, &g, o);
