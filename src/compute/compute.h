@@ -17,8 +17,10 @@ typedef struct bwi_conv_spec {
     bwi_dtype src; /* F32 (F64 in the double table): values or codes held as reals. U8: codes */
     /* Of a U8 source, 1 to 8 bits: codes are 0 .. 2^abits - 1; weights -2^(wbits-1) .. 2^(wbits-1) - 1, with one bit -1 and 1. */
     int wbits, abits;
-    /* Arithmetic of the backward pass: as src F32 or F64; I16, of a U8 source: integers, gdst may be rounded to 16 bits. */
-    bwi_dtype back;
+    /* What float operands may be rounded to: F32 (F64): to nothing. I16: to 16-bit integers with a scale for each image or few, where the other
+     * operand is integers; that is gdst and, forward and for the weights' gradient, a source that is not U8. Weights are then integers of 8
+     * bits, or with a float source all on a grid of distance 1 that spans no more. */
+    bwi_dtype operand;
     bool codes;     /* source and weights hold integers: the scale multiplies their sums, which are then exact below 2^24 */
     bool train;     /* backward weights needed */
     bool need_gsrc; /* backward data needed */

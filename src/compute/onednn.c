@@ -1,4 +1,4 @@
-/* Convolutions by oneDNN, but for those of integers: forward8.h, which is exact on every CPU, and backward16.h. Sources and destinations are
+/* Convolutions by oneDNN, but for those of integers: forward8.h, which is exact on every CPU, and conv16.h. Sources and destinations are
  * NHWC everywhere; each pass has its weights in the layout that its kernel likes best, and a reorder from or to [oc,kh,kw,ic/groups].
  * Everything is created once; a call only swaps data handles. All primitives use the caller's scratch, so that one buffer serves every
  * convolution of a network. */
@@ -6,7 +6,7 @@
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/par.h"
-#include "compute/backward16.h"
+#include "compute/conv16.h"
 #include "compute/forward8.h"
 #include "compute/onednn_api.h"
 #include "compute/spec.h"
@@ -37,9 +37,9 @@ struct bwi_conv {
     dnnl_memory_t w;                    /* OHWI f32, of the caller or in scratch */
     dnnl_memory_t scale_memory;
     float scale;                      /* of the forward pass when the source holds codes; otherwise folded into the weights */
-    bwi_forward8 *forward8;           /* the forward pass of a U8 source; NULL: oneDNN in float */
-    const bwi_back16_table *integers; /* what makes the backward passes below; NULL: oneDNN in float */
-    bwi_back16 *back16;
+    bwi_forward8 *forward8;           /* the forward pass of a U8 source; NULL: conv16 or oneDNN in float */
+    const bwi_conv16_table *integers; /* what makes the passes of conv16; NULL: oneDNN in float */
+    bwi_conv16 *conv16;               /* backward passes and, of a float source, the forward one */
 
     /* The weight gradient is taken over pieces of the batch; see piece_of. */
     int piece;                          /* images; divides n */
@@ -246,7 +246,7 @@ static int piece_of(const bwi_conv_spec *s)
 {
     const int threads = bwi_threads();
     size_t image = bwi_conv_dst_size(s) / (size_t)s->n * sizeof(float), cache = (size_t)threads << 20;
-    if (s->src == BWI_DT_U8 && s->back == BWI_DT_F32) image += bwi_conv_src_size(s) / (size_t)s->n * sizeof(float);
+    if (s->src == BWI_DT_U8 && s->operand == BWI_DT_F32) image += bwi_conv_src_size(s) / (size_t)s->n * sizeof(float);
     for (int piece = s->n; piece >= threads; piece--)
         if (s->n % piece == 0 && (size_t)piece * image <= cache) return piece;
     return s->n;
@@ -290,7 +290,7 @@ fail:
  * AVX2 and 16 with AVX-512; up to release 3.12 at least (its issue 6035). */
 static bool overruns(const bwi_conv_spec *s)
 {
-    return s->train && s->back == BWI_DT_F32 && s->kh == 1 && s->kw == 1 && s->stride > 1 && s->ic / s->groups < 16;
+    return s->train && s->operand == BWI_DT_F32 && s->kh == 1 && s->kw == 1 && s->stride > 1 && s->ic / s->groups < 16;
 }
 
 static bw_status build(builder *b)
@@ -310,16 +310,23 @@ static bw_status build(builder *b)
     BWI_TRY(check(b, dnnl_primitive_attr_set_scratchpad_mode(b->plain, dnnl_scratchpad_mode_user), "attributes"));
     BWI_TRY(check(b, weights_md(&c->spec, &b->w, false), "weights"));
     BWI_TRY(check(b, dnn_memory_make(&c->w, &b->w, b->engine, NULL), "weights"));
-    BWI_TRY(c->spec.src == BWI_DT_U8 ? bwi_forward8_create(&c->spec, &c->forward8, b->err) : make_forward(b));
+    if (c->spec.operand == BWI_DT_I16) {
+        if (!(c->integers = bwi_conv16_find()))
+            return bwi_fail(b->err, BW_UNSUPPORTED, "no products of 16-bit integers on this CPU");
+        BWI_TRY(c->integers->create(&c->spec, &c->conv16, b->err));
+    }
+    if (c->spec.src == BWI_DT_U8)
+        BWI_TRY(bwi_forward8_create(&c->spec, &c->forward8, b->err));
+    else if (!c->integers)
+        BWI_TRY(make_forward(b));
     c->piece = piece_of(&c->spec);
-    if (c->integers) BWI_TRY(c->integers->create(&c->spec, &c->back16, b->err));
     if (c->spec.need_gsrc && !c->integers) BWI_TRY(make_backward_data(b));
     if (c->spec.train && !c->integers) BWI_TRY(make_backward_weights(b));
     const size_t scaled = bwi_conv_round(bwi_conv_weights_size(&c->spec) * sizeof(float));
     const size_t gradient = c->converted_bytes + (c->piece < c->spec.n ? bwi_conv_round(c->gw_bytes) : 0);
     c->staging = scaled > gradient ? scaled : gradient;
     const size_t integers[] = {c->forward8 ? bwi_forward8_scratch(c->forward8) : 0,
-                               c->integers ? c->integers->scratch(c->back16) : 0};
+                               c->integers ? c->integers->scratch(c->conv16) : 0};
     for (int i = 0; i < 2; i++)
         if (integers[i] > c->staging) c->staging = integers[i];
 fail:
@@ -353,7 +360,7 @@ static void conv_destroy(bwi_conv **conv)
         if (memories[i]) dnnl_memory_destroy(memories[i]);
     if (c->stream) dnnl_stream_destroy(c->stream);
     bwi_forward8_destroy(&c->forward8);
-    if (c->integers) c->integers->destroy(&c->back16);
+    if (c->integers) c->integers->destroy(&c->conv16);
     bwi_free(c);
     *conv = NULL;
 }
@@ -366,7 +373,6 @@ static bw_status conv_create(const bwi_conv_spec *spec, bwi_conv **out, bw_error
     bwi_conv *c = bwi_calloc(1, sizeof *c);
     if (!c) return bwi_fail(err, BW_NOMEM, "out of memory for a convolution");
     c->spec = *spec;
-    if (spec->back == BWI_DT_I16) c->integers = bwi_back16_find(); /* not NULL where there is a forward pass of bytes */
     builder b = {.conv = c, .err = err};
     st = build(&b);
     dnn_md_free(&b.w);
@@ -444,11 +450,11 @@ static bw_status conv_weights(bwi_conv *c, const void *w, double scale, double b
     bw_status st = BW_OK;
     if (c->forward8)
         bwi_forward8_weights(c->forward8, w, scale);
-    else
+    else if (!c->integers)
         st = pack(c, &c->w_forward, w, c->scale_memory ? 1.0f : c->scale, scratch);
     if (st != BW_OK) return st;
     if (c->integers)
-        c->integers->weights(c->back16, w, back_scale);
+        c->integers->weights(c->conv16, w, scale, back_scale);
     else if (c->spec.need_gsrc)
         st = pack(c, &c->w_backward, w, (float)back_scale, scratch);
     return st;
@@ -458,6 +464,10 @@ static bw_status conv_forward(bwi_conv *c, const void *src, void *dst, void *scr
 {
     if (c->forward8) {
         bwi_forward8_run(c->forward8, src, dst, staging(c, scratch));
+        return BW_OK;
+    }
+    if (c->integers) {
+        c->integers->forward(c->conv16, src, dst, staging(c, scratch));
         return BW_OK;
     }
     const argument arg[] = {{DNNL_ARG_SRC, c->src, src},
@@ -518,7 +528,7 @@ fail:
 static bw_status conv_backward(bwi_conv *c, int first, const void *src, const void *gdst, void *gw, void *gsrc, void *scratch)
 {
     if (c->integers) {
-        c->integers->run(c->back16, first, c->piece, src, gdst, gw, gsrc, staging(c, scratch));
+        c->integers->backward(c->conv16, first, c->piece, src, gdst, gw, gsrc, staging(c, scratch));
         return BW_OK;
     }
     bw_status st = gw ? backward_weights(c, first, src, gdst, gw, scratch) : BW_OK;

@@ -5,9 +5,9 @@
 const char *bwi_conv_text(const bwi_conv_spec *s, char buf[BWI_CONV_TEXT])
 {
     snprintf(buf, BWI_CONV_TEXT,
-             "convolution %dx%d of %d to %d channels, stride %d, pad %d, groups %d, on [%d,%d,%d,%d], source %s, backward %s",
+             "convolution %dx%d of %d to %d channels, stride %d, pad %d, groups %d, on [%d,%d,%d,%d], source %s, operands %s",
              s->kh, s->kw, s->ic, s->oc, s->stride, s->pad, s->groups, s->n, s->ih, s->iw, s->ic, bwi_dtype_name(s->src),
-             bwi_dtype_name(s->back));
+             bwi_dtype_name(s->operand));
     return buf;
 }
 
@@ -35,9 +35,9 @@ bw_status bwi_conv_check(const bwi_conv_spec *s, bwi_dtype real, bw_error *err)
     if (!product_fits(s->n, s->ih, s->iw, s->ic) || !product_fits(s->n, oh, ow, s->oc) ||
         !product_fits(s->oc, s->kh, s->kw, s->ic / s->groups))
         return bwi_fail(err, BW_SHAPE, "%s: too large", text);
-    if ((s->src != real && s->src != BWI_DT_U8) || (s->back != real && !(s->back == BWI_DT_I16 && s->src == BWI_DT_U8)))
-        return bwi_fail(err, BW_ARG, "%s: the source must be %s or U8, backward %s or, of a U8 source, I16", text,
-                        bwi_dtype_name(real), bwi_dtype_name(real));
+    if ((s->src != real && s->src != BWI_DT_U8) || (s->operand != real && s->operand != BWI_DT_I16))
+        return bwi_fail(err, BW_ARG, "%s: the source must be %s or U8, operands %s or I16", text, bwi_dtype_name(real),
+                        bwi_dtype_name(real));
     if (s->src == BWI_DT_U8 && (s->wbits < 1 || s->wbits > 8 || s->abits < 1 || s->abits > 8))
         return bwi_fail(err, BW_ARG, "%s: weights of %d bits and codes of %d, not 1 to 8", text, s->wbits, s->abits);
     return BW_OK;

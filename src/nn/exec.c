@@ -249,7 +249,7 @@ static bw_status init_output_scale(bwi_exec *e, bwi_step *p, bw_error *err)
     bwi_conv *conv = NULL;
     bwi_conv_spec spec = {0};
     bw_status st = n->op->conv_spec(n, c->n, &c->in[0].shape, &spec);
-    spec.src = spec.back = e->g->real;
+    spec.src = spec.operand = e->g->real;
     void *y = bwi_malloc(out * bwi_dtype_size(e->g->real)), *scratch = NULL;
     if (st || !y) BWI_TRY(bwi_fail(err, BW_NOMEM, "layer %s: no memory to initialise its output scale", n->name));
     BWI_TRY(e->compute->conv_create(&spec, &conv, err));

@@ -196,21 +196,39 @@ static bw_status create_conv(bwi_exec *e, bwi_step *s, bwi_conv_spec *spec, bw_e
     const bwi_node *n = &e->g->node[s->node];
     const bwi_conv_spec asked = *spec;
     bw_status st = e->compute->conv_create(spec, &s->conv, err);
-    while (st == BW_UNSUPPORTED && spec->src == BWI_DT_U8) {
-        if (spec->back == BWI_DT_I16)
-            spec->back = e->g->real;
+    while (st == BW_UNSUPPORTED && (spec->operand == BWI_DT_I16 || spec->src == BWI_DT_U8)) {
+        if (spec->operand == BWI_DT_I16)
+            spec->operand = e->g->real;
         else
             spec->src = e->g->real;
         st = e->compute->conv_create(spec, &s->conv, err);
     }
     if (st) return bwi_fail_in(err, st, "layer %s", n->name);
-    if (e->note && (spec->src != asked.src || spec->back != asked.back)) /* err still says why */
-        bwi_text_add(e->note, "fast: %s: float %s instead: %s\n", n->name, spec->src == asked.src ? "gradients" : "convolution",
-                     err->msg);
+    if (e->note && (spec->src != asked.src || spec->operand != asked.operand)) /* err still says why */
+        bwi_text_add(e->note, "fast: %s: float %s instead: %s\n", n->name,
+                     asked.src == BWI_DT_U8 && spec->src == asked.src ? "gradients" : "convolution", err->msg);
     return BW_OK;
 }
 
-static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err)
+/* Chooses the integers of `fast` for step s, if there are any. In evaluation a float source stays as it is: it is the model that is measured. */
+static void choose_integers(const bwi_exec *e, const bwi_step *s, bwi_conv_spec *spec)
+{
+    const bwi_node *n = &e->g->node[s->node];
+    const char *why = NULL;
+    if (can_use_codes(e, s, spec, &why)) {
+        spec->src = BWI_DT_U8;
+        if (e->train) spec->operand = BWI_DT_I16;
+    } else if (e->train && n->wq && !e->value[s->in[0]].aq && (n->wq->q->real_codes || bits_of(n->wq))) {
+        spec->operand = BWI_DT_I16;
+    } else if (e->note) {
+        bwi_text_add(e->note, "fast: %s: forward in float, exact on codes (%s)\n", n->name, why);
+    }
+}
+
+/* Layers, and how many of them multiply bytes, have float sources of 16 bits, and gradients of 16 bits. */
+enum { LAYERS, BYTES, SOURCES_16, GRADIENTS_16, COUNTS };
+
+static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[COUNTS], bw_error *err)
 {
     const bwi_graph *g = e->g;
     const bwi_node *n = &g->node[s->node];
@@ -218,22 +236,18 @@ static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err
     bwi_conv_spec spec = {0};
     bw_status st = n->op->conv_spec(n, e->batch, &g->value[s->in[0]].shape, &spec);
     if (st) return bwi_fail(err, st, "layer %s: its shape does not fit a convolution", n->name);
-    spec.src = spec.back = g->real;
+    spec.src = spec.operand = g->real;
     spec.codes = in->aq && n->wq;
     spec.train = e->train;
     spec.need_gsrc = e->train && in->needs_grad;
-    if (e->precision == BWI_PRECISION_FAST) {
-        const char *why = NULL;
-        if (can_use_codes(e, s, &spec, &why)) spec.src = BWI_DT_U8;
-        if (e->train && !why) spec.back = BWI_DT_I16;
-        if (why && e->note) bwi_text_add(e->note, "fast: %s: forward in float, exact on codes (%s)\n", n->name, why);
-    }
+    if (e->precision == BWI_PRECISION_FAST) choose_integers(e, s, &spec);
     st = create_conv(e, s, &spec, err);
     if (st) return st;
     if (in->aq) in->type = spec.src;
-    count[0]++;
-    count[1] += spec.src == BWI_DT_U8;
-    count[2] += spec.back == BWI_DT_I16;
+    count[LAYERS]++;
+    count[BYTES] += spec.src == BWI_DT_U8;
+    count[SOURCES_16] += spec.src != BWI_DT_U8 && spec.operand == BWI_DT_I16;
+    count[GRADIENTS_16] += spec.operand == BWI_DT_I16;
     size_t scratch = e->compute->conv_scratch(s->conv);
     if (scratch > e->conv_scratch) e->conv_scratch = scratch;
     return BW_OK;
@@ -241,7 +255,7 @@ static bw_status plan_conv(bwi_exec *e, bwi_step *s, int count[3], bw_error *err
 
 bw_status bwi_plan_convs(bwi_exec *e, bw_error *err)
 {
-    int count[3] = {0};
+    int count[COUNTS] = {0};
     bw_error local = {0}; /* the reason of a fallback is wanted for the note even when the caller gives no err */
     describe_values(e);
     for (int s = 0; s < e->n_steps; s++) {
@@ -250,8 +264,9 @@ bw_status bwi_plan_convs(bwi_exec *e, bw_error *err)
         if (st) return st;
     }
     if (e->precision == BWI_PRECISION_FAST && e->note) {
-        bwi_text_add(e->note, "fast: %d of %d layers multiply bytes forward (u8 x s8, exact)", count[1], count[0]);
-        if (e->train) bwi_text_add(e->note, "; %d have gradients of 16 bits", count[2]);
+        bwi_text_add(e->note, "fast: %d of %d layers multiply bytes forward (u8 x s8, exact)", count[BYTES], count[LAYERS]);
+        if (count[SOURCES_16]) bwi_text_add(e->note, ", %d float activations of 16 bits", count[SOURCES_16]);
+        if (e->train) bwi_text_add(e->note, "; %d have gradients of 16 bits", count[GRADIENTS_16]);
         bwi_text_add(e->note, "\n");
     }
     return BW_OK;

@@ -97,7 +97,7 @@ typedef struct bwi_quantizer {
     int levels;                             /* of weights, where they are not 2^bits; 0: they are */
     double weight_bound;                    /* the optimizer keeps weights in [-weight_bound, weight_bound]; 0: no */
     double large;                           /* see bwi_qstats.mean_large */
-    bool real_codes;                        /* `add` is not an integer, so codes are no bytes: layers multiply in float */
+    bool real_codes;                        /* `add` is not an integer, so codes are no bytes, but still 1 apart */
     bool needs_stats;                       /* statistics before every prepare, not only before init (weights only) */
     int output_scale; /* index of a parameter that init sets to mean|conv(x,w)| / mean|conv(xq,wq)| (weights), or -1 */
     /* Sets theta from statistics of the tensor: weights at load, activations on the first training batch. NULL: no parameters. */

@@ -21,7 +21,7 @@ static bool shape_at(int i, bwi_conv_spec *s)
     static const int linear[][2] = {{64, 10}, {64, 100}, {7, 3}};
     const int combinations = 3 * 2 * 2 * 7 * 3;
     *s = (bwi_conv_spec){
-        .src = BWI_DT_F32, .back = BWI_DT_F32, .train = true, .need_gsrc = true, .stride = 1, .groups = 1, .n = i % 5 + 1};
+        .src = BWI_DT_F32, .operand = BWI_DT_F32, .train = true, .need_gsrc = true, .stride = 1, .groups = 1, .n = i % 5 + 1};
     s->wbits = s->abits = 8;
     if (i >= combinations) {
         i -= combinations;
@@ -157,7 +157,7 @@ static bw_status solve(problem *p, const bwi_compute *table)
 {
     bwi_conv_spec s = p->spec;
     if (s.src == BWI_DT_F32) s.src = table->real;
-    if (s.back == BWI_DT_F32) s.back = table->real;
+    if (s.operand == BWI_DT_F32) s.operand = table->real;
     bw_error err = {0};
     bwi_conv *conv = NULL;
     bw_status st = table->conv_create(&s, &conv, &err);
@@ -403,69 +403,122 @@ static void codes_have_float_gradients(void **state)
             if (has_bytes(table[t], &s)) codes_against_double(&s, table[t], i);
 }
 
-/* ---- Gradients of 16 bits ------------------------------------------------------------------------------------------------ */
+/* ---- Operands of 16 bits ------------------------------------------------------------------------------------------------- */
 static bool has_integers(const bwi_conv_spec *s)
 {
     const int lanes = bwi_cpu_flags() & BWI_CPU_VNNI ? 16 : 8;
     return s->groups == 1 && s->ic % lanes == 0 && s->oc % lanes == 0;
 }
 
-/* Sums are exact, so each is off by what rounding takes off the gradient, half a step at most, and by the rounding of a few float operations.
- * The step is that of the batch's largest gradient or finer. */
-static void within_steps(const problem *got, double step)
+static double largest(const double *v, size_t n)
+{
+    double most = 0;
+    for (size_t i = 0; i < n; i++) most = fmax(most, fabs(v[i]));
+    return most;
+}
+static void fill(double *v, size_t n, double x)
+{
+    for (size_t i = 0; i < n; i++) v[i] = x;
+}
+static double top_of(double terms, double other)
+{
+    return terms * other > 0 ? fmin(32767, floor(INT32_MAX / (terms * other))) : 32767;
+}
+
+/* Largest steps of what was rounded: half of one is what an operand may be off. */
+typedef struct steps {
+    double gradient, src, src_back; /* the source in the forward pass and in the weights' gradient */
+} steps;
+
+static steps steps_of(const problem *p, double weight)
+{
+    const bwi_conv_spec *s = &p->spec;
+    const bool real_src = s->src == BWI_DT_F32;
+    const double ow = bwi_conv_out(s->iw, s->kw, s->stride, s->pad), row = ow > 257 ? 2 * ceil(ow / 2) : 257;
+    const double taps = s->kh * s->kw, pairs = top_of(row, real_src ? 2047 : 255);
+    const double top = s->need_gsrc ? fmin(pairs, top_of(taps * s->oc, weight)) : pairs;
+    const double src = real_src ? largest(p->src, p->n_src) : 0;
+    return (steps){largest(p->gdst, p->n_dst) / top, src / top_of(taps * s->ic, weight), src / 2047};
+}
+
+static void check_bounds(const problem *p, const char *what, const double *got, const double *want, const double *off,
+                         const double *sum, double rounding, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        CHECK(&p->spec, fabs(got[i] - want[i]) <= off[i] + rounding * sum[i], "%s at %zu: %.9g, wanted %.9g +- %.2g", what, i,
+              got[i], want[i], off[i]);
+}
+
+/* Sums are exact, so each is off by what rounding takes off its operands, and by the rounding of a few float operations. Steps are those of
+ * the batch's largest values or finer. */
+static void within_steps(const problem *got, steps step)
 {
     const bwi_conv_spec *s = &got->spec;
-    problem want = problem_make(s), sum = problem_abs(got), off = problem_abs(got);
+    problem want = problem_make(s), sum = problem_abs(got), off = problem_abs(got), off_g = problem_abs(got),
+            off_src = problem_abs(got);
     memcpy(want.src, got->src, got->n_src * sizeof(double));
     memcpy(want.w, got->w, got->n_w * sizeof(double));
     memcpy(want.gdst, got->gdst, got->n_dst * sizeof(double));
-    want.back_scale = got->back_scale;
-    for (size_t i = 0; i < off.n_dst; i++) off.gdst[i] = .50001 * step;
-    assert_int_equal(solve(&want, &bwi_compute_reference_f64), BW_OK);
-    assert_int_equal(solve(&sum, &bwi_compute_reference_f64), BW_OK);
-    assert_int_equal(solve(&off, &bwi_compute_reference_f64), BW_OK);
-    for (size_t i = 0; s->need_gsrc && i < got->n_src; i++)
-        CHECK(s, fabs(got->gsrc[i] - want.gsrc[i]) <= off.gsrc[i] + 0x1p-21 * sum.gsrc[i],
-              "data at %zu: %.9g, wanted %.9g +- %.2g", i, got->gsrc[i], want.gsrc[i], off.gsrc[i]);
-    for (size_t i = 0; i < got->n_w; i++)
-        CHECK(s, fabs(got->gw[i] - want.gw[i]) <= off.gw[i] + 0x1p-20 * sum.gw[i], "weights at %zu: %.9g, wanted %.9g +- %.2g",
-              i, got->gw[i], want.gw[i], off.gw[i]);
-    problem_drop(&want), problem_drop(&sum), problem_drop(&off);
+    want.scale = got->scale, want.back_scale = got->back_scale;
+    fill(off.src, off.n_src, .50001 * step.src), fill(off.gdst, off.n_dst, .50001 * step.gradient);
+    fill(off_g.gdst, off.n_dst, .50001 * step.gradient), fill(off_src.src, off.n_src, .50001 * step.src_back);
+    for (size_t i = 0; i < off.n_src; i++) off_g.src[i] += .50001 * step.src_back;
+    problem *all[] = {&want, &sum, &off, &off_g, &off_src};
+    for (int i = 0; i < 5; i++) assert_int_equal(solve(all[i], &bwi_compute_reference_f64), BW_OK);
+    for (size_t i = 0; i < off.n_w; i++) off.gw[i] = off_g.gw[i] + off_src.gw[i];
+    check_bounds(got, "forward", got->dst, want.dst, off.dst, sum.dst, 0x1p-21, got->n_dst);
+    if (s->need_gsrc) check_bounds(got, "data", got->gsrc, want.gsrc, off.gsrc, sum.gsrc, 0x1p-21, got->n_src);
+    check_bounds(got, "weights", got->gw, want.gw, off.gw, sum.gw, 0x1p-20, got->n_w);
+    for (int i = 0; i < 5; i++) problem_drop(all[i]);
 }
 
 static void integers_against_double(const bwi_conv_spec *shape, int seed)
 {
-    static const int fill[][4] = {{0, 255, -128, 127}, {255, 255, -128, -128}, {0, 3, -2, 1}, {0, 15, 0, 0}};
+    static const int limits[][4] = {{0, 255, -128, 127}, {255, 255, -128, -128}, {0, 3, -2, 1}, {0, 15, 0, 0}};
     for (int f = 0; f < 8; f++) {
         bwi_conv_spec s = *shape;
-        s.src = BWI_DT_U8, s.back = BWI_DT_I16, s.wbits = s.abits = 8;
+        s.src = BWI_DT_U8, s.operand = BWI_DT_I16, s.wbits = s.abits = 8;
         problem p = problem_make(&s);
         bwi_rng r = bwi_rng_make(5, BWI_RNG_TEST, (uint64_t)seed, (uint64_t)f);
-        const int *limit = fill[f % 4];
+        const int *limit = limits[f % 4];
         fill_int(p.src, p.n_src, limit[0], limit[1], &r), fill_int(p.w, p.n_w, limit[2], limit[3], &r);
         fill_real(p.gdst, p.n_dst, &r);
-        double most = 0, weight = 0;
-        for (size_t i = 0; i < p.n_dst; i++) {
-            if (f >= 4) p.gdst[i] = f & 1 ? 3e-5 : -1e7; /* the longest sums of the largest operands */
-            most = fmax(most, fabs(p.gdst[i]));
-        }
-        for (size_t i = 0; i < p.n_w; i++) weight = fmax(weight, fabs(p.w[i]));
+        if (f >= 4) fill(p.gdst, p.n_dst, f & 1 ? 3e-5 : -1e7); /* the longest sums of the largest operands */
         p.back_scale = f & 2 ? 0.37 : 1;
         const bw_status st = solve(&p, &bwi_compute_onednn), expect = has_integers(&s) ? BW_OK : BW_UNSUPPORTED;
         CHECK(&s, st == expect, "status %d, wanted %d", st, expect);
-        const double ow = bwi_conv_out(s.iw, s.kw, s.stride, s.pad), row = ow > 257 ? 2 * ceil(ow / 2) : 257;
-        double top = floor(fmin(32767, INT32_MAX / (255 * row)));
-        if (weight > 0 && s.need_gsrc) top = fmin(top, floor(INT32_MAX / (s.kh * s.kw * s.oc * weight)));
-        if (st == BW_OK) within_steps(&p, most / top);
+        if (st == BW_OK) within_steps(&p, steps_of(&p, largest(p.w, p.n_w)));
         problem_drop(&p);
     }
 }
 
-static void gradients_in_steps(void)
+/* A float source, and weights that are integers or lie beside them. */
+static void reals_against_double(const bwi_conv_spec *shape, int seed)
+{
+    static const int fill_w[][2] = {{-128, 127}, {-1, 1}, {-127, -127}, {0, 255}};
+    for (int f = 0; f < 8; f++) {
+        bwi_conv_spec s = *shape;
+        s.src = BWI_DT_F32, s.operand = BWI_DT_I16;
+        problem p = problem_make(&s);
+        bwi_rng r = bwi_rng_make(8, BWI_RNG_TEST, (uint64_t)seed, (uint64_t)f);
+        const int low = fill_w[f % 4][0], high = fill_w[f % 4][1];
+        fill_real(p.src, p.n_src, &r), fill_real(p.gdst, p.n_dst, &r), fill_int(p.w, p.n_w, low, high, &r);
+        if (f % 4 == 3 || f > 5) /* in multiples of 1 / 8, which are exact */
+            for (size_t i = 0; i < p.n_w; i++) p.w[i] -= f + .375;
+        if (f >= 4) fill(p.src, p.n_src, f & 1 ? 2e-6 : -3e5), fill(p.gdst, p.n_dst, f & 1 ? 3e-5 : -1e7);
+        p.scale = 0.37, p.back_scale = f & 2 ? 1.7 : 1;
+        const bw_status st = solve(&p, &bwi_compute_onednn), expect = has_integers(&s) ? BW_OK : BW_UNSUPPORTED;
+        CHECK(&s, st == expect, "status %d, wanted %d", st, expect);
+        if (st == BW_OK) within_steps(&p, steps_of(&p, fmin(fmax(fabs((double)low), fabs((double)high)), 128)));
+        problem_drop(&p);
+    }
+}
+
+static void operands_in_steps(void)
 {
     if (!has_avx2()) return;
     bwi_conv_spec s;
-    for (int i = 0; shape_at(i, &s); i++) integers_against_double(&s, i);
+    for (int i = 0; shape_at(i, &s); i++) integers_against_double(&s, i), reals_against_double(&s, i);
     static const bwi_conv_spec shape[] = {
         {.n = 9, .ih = 4, .iw = 4, .ic = 16, .oc = 48, .kh = 3, .kw = 3, .stride = 1, .pad = 1},   /* several images a chunk */
         {.n = 2, .ih = 19, .iw = 17, .ic = 48, .oc = 16, .kh = 3, .kw = 3, .stride = 1, .pad = 1}, /* several chunks an image */
@@ -516,20 +569,21 @@ static void gradients_in_steps(void)
             s = shape[i];
             s.groups = 1, s.train = true, s.need_gsrc = wanted;
             integers_against_double(&s, 1000 + (int)i);
+            reals_against_double(&s, 1000 + (int)i);
         }
     s.ic = s.oc = 256; /* its weights are more than a cache holds */
-    s.src = BWI_DT_U8, s.back = BWI_DT_I16, s.wbits = s.abits = 8;
+    s.src = BWI_DT_U8, s.operand = BWI_DT_I16, s.wbits = s.abits = 8;
     bwi_conv *conv = NULL;
     bw_error err = {0};
     assert_int_equal(bwi_compute_onednn.conv_create(&s, &conv, &err), BW_UNSUPPORTED);
-    assert_non_null(strstr(err.msg, "16-bit gradients"));
+    assert_non_null(strstr(err.msg, "16-bit products"));
     assert_null(conv);
 }
 
-static void gradients_of_16_bits(void **state)
+static void operands_of_16_bits(void **state)
 {
     (void)state;
-    on_both(gradients_in_steps);
+    on_both(operands_in_steps);
 }
 
 /* A layer of ResNet-20's, on codes. */
@@ -548,7 +602,7 @@ static bwi_conv_spec layer_of_bytes(int n, int map, bwi_dtype back)
                            .src = BWI_DT_U8,
                            .wbits = 8,
                            .abits = 8,
-                           .back = back,
+                           .operand = back,
                            .train = true,
                            .need_gsrc = true};
 }
@@ -573,9 +627,22 @@ static void not_finite(void)
             CHECK(&s, isnan(p.gw[i]) || (fabs(value[v]) < 1 && p.gw[i] == 0), "weights %g", p.gw[i]);
         problem_drop(&p);
     }
+    for (size_t v = 0; v < sizeof value / sizeof *value; v++) { /* the same of a source */
+        bwi_conv_spec s = layer_of_bytes(2, 5, BWI_DT_I16);
+        s.src = BWI_DT_F32;
+        problem p = problem_make(&s);
+        fill(p.w, p.n_w, 1), fill(p.gdst, p.n_dst, 1);
+        if (value[v] > 0 && value[v] < 1) fill(p.src, p.n_src, value[v]);
+        p.src[77] = value[v];
+        assert_int_equal(solve(&p, &bwi_compute_onednn), BW_OK);
+        for (size_t i = 0; i < p.n_dst; i++)
+            CHECK(&s, p.dst[i] == 0 || (i < p.n_dst / 2 && isnan(p.dst[i]) && !(fabs(value[v]) < 1)), "forward %g", p.dst[i]);
+        CHECK(&s, isnan(p.dst[77]) == !(fabs(value[v]) < 1), "forward %g", p.dst[77]);
+        problem_drop(&p);
+    }
 }
 
-static void gradients_that_are_not_finite(void **state)
+static void operands_that_are_not_finite(void **state)
 {
     (void)state;
     on_both(not_finite);
@@ -597,7 +664,7 @@ static void threads_share_the_work(void **state)
     };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
         bwi_conv_spec s = shape[i];
-        s.src = s.back = BWI_DT_F32;
+        s.src = s.operand = BWI_DT_F32;
         s.train = s.need_gsrc = true;
         bwi_threads_set(2);
         problem p = problem_make(&s);
@@ -607,7 +674,7 @@ static void threads_share_the_work(void **state)
         compare_with_double(&p, &bwi_compute_reference_f32);
         problem_drop(&p);
         if (has_avx2()) codes_against_double(&s, &bwi_compute_onednn, (int)i);
-        if (has_avx2()) integers_against_double(&s, (int)i);
+        if (has_avx2()) integers_against_double(&s, (int)i), reals_against_double(&s, (int)i);
     }
     bwi_threads_set(1);
 }
@@ -617,11 +684,13 @@ static void creation_survives_lack_of_memory(void **state)
 {
     (void)state;
     const bwi_compute *table[] = {&bwi_compute_onednn, &bwi_compute_reference_f32, &bwi_compute_reference_f64};
-    for (int t = 0; t < 3; t++) {
+    for (int k = 0; k < 5; k++) {
+        const int t = k < 3 ? k : 0;
         bwi_conv_spec s;
         assert_true(shape_at(100, &s));
-        s.src = s.back = table[t]->real;
-        if (t == 0 && has_avx2()) s.ic = s.oc = 16, s.groups = 1, s.src = BWI_DT_U8, s.back = BWI_DT_I16;
+        s.src = s.operand = table[t]->real;
+        if (k > 2 && has_avx2()) s.ic = s.oc = 16, s.groups = 1, s.operand = BWI_DT_I16;
+        if (k == 3 && has_avx2()) s.src = BWI_DT_U8;
         for (int64_t n = 0;; n++) {
             int64_t live = bwi_alloc_live_blocks();
             bwi_conv *conv = NULL;
@@ -678,7 +747,7 @@ static void bad_descriptions_are_refused(void **state)
         const bwi_compute *table = tables[t];
         bwi_conv_spec good;
         assert_true(shape_at(100, &good));
-        good.src = good.back = table->real;
+        good.src = good.operand = table->real;
         REFUSED(n = 0, BW_SHAPE, "positive");
         REFUSED(ic = -3, BW_SHAPE, "positive");
         REFUSED(stride = 0, BW_SHAPE, "positive");
@@ -688,8 +757,8 @@ static void bad_descriptions_are_refused(void **state)
         REFUSED(kw = 100, BW_SHAPE, "kernel is larger");
         REFUSED(n = 2000000000; s_.ih = s_.iw = 2000000000, BW_SHAPE, "too large");
         REFUSED(src = BWI_DT_BF16, BW_ARG, "source must be");
-        REFUSED(back = BWI_DT_U8, BW_ARG, "backward");
-        REFUSED(back = BWI_DT_I16, BW_ARG, "of a U8 source, I16");
+        REFUSED(operand = BWI_DT_U8, BW_ARG, "operands");
+        REFUSED(operand = table->real == BWI_DT_F32 ? BWI_DT_F64 : BWI_DT_F32, BW_ARG, "or I16");
         REFUSED(src = BWI_DT_U8; s_.wbits = 9, BW_ARG, "weights of 9 bits");
         REFUSED(src = BWI_DT_U8; s_.abits = 0, BW_ARG, "codes of 0");
         REFUSED(src = table->real == BWI_DT_F32 ? BWI_DT_F64 : BWI_DT_F32, BW_ARG, "source must be");
@@ -706,7 +775,7 @@ static void bad_descriptions_are_refused(void **state)
                                    .src = BWI_DT_U8,
                                    .wbits = 8,
                                    .abits = 8,
-                                   .back = BWI_DT_F32};
+                                   .operand = BWI_DT_F32};
             REFUSED(pad = 0, BW_UNSUPPORTED, "bytes");
         }
     }
@@ -719,8 +788,8 @@ int main(void)
         cmocka_unit_test(float_tables_are_within_rounding),
         cmocka_unit_test(integer_sums_are_exact),
         cmocka_unit_test(codes_have_float_gradients),
-        cmocka_unit_test(gradients_of_16_bits),
-        cmocka_unit_test(gradients_that_are_not_finite),
+        cmocka_unit_test(operands_of_16_bits),
+        cmocka_unit_test(operands_that_are_not_finite),
         cmocka_unit_test(threads_share_the_work),
         cmocka_unit_test(scratch_stays_small),
         cmocka_unit_test(creation_survives_lack_of_memory),

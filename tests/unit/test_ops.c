@@ -62,7 +62,7 @@ static bool variant_runs(int variant)
 static void make_conv(fixture *f, bwi_dtype real, int n, const bwi_shape *in)
 {
     bw_error err;
-    bwi_conv_spec spec = {.src = real, .back = real, .train = true, .need_gsrc = true};
+    bwi_conv_spec spec = {.src = real, .operand = real, .train = true, .need_gsrc = true};
     f->call.compute = real == BWI_DT_F64 ? &bwi_compute_reference_f64 : &bwi_compute_reference_f32;
     if (!f->node->op->conv_spec) return;
     assert_int_equal(f->node->op->conv_spec(f->node, n, in, &spec), BW_OK);

@@ -32,7 +32,7 @@ BWI_INLINE ints add_products(ints sum, ints a, ints b)
     return sum;
 }
 
-#include "compute/backward16_loops.h"
+#include "compute/conv16_loops.h"
 
-const bwi_back16_table bwi_back16_vnni = {create, destroy, scratch, weights, run};
+const bwi_conv16_table bwi_conv16_vnni = {create, destroy, scratch, weights, forward, backward};
 #endif

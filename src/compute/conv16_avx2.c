@@ -31,14 +31,14 @@ BWI_INLINE __m128i lower_halves(__m256i a)
     return _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
 }
 
-/* sum + a b, in place, as in backward16_vnni.c. */
+/* sum + a b, in place, as in conv16_vnni.c. */
 BWI_INLINE ints add_products(ints sum, ints a, ints b)
 {
     __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(a, b)));
     return sum;
 }
 
-#include "compute/backward16_loops.h"
+#include "compute/conv16_loops.h"
 
-const bwi_back16_table bwi_back16_avx2 = {create, destroy, scratch, weights, run};
+const bwi_conv16_table bwi_conv16_avx2 = {create, destroy, scratch, weights, forward, backward};
 #endif
