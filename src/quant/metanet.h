@@ -3,7 +3,8 @@
  *
  * One small network with parameters phi serves all layers. It sees one weight at a time and scales its gradient:
  *   m = f(wt; phi) * dL/dwq,    wt = A(w) (bwi_qloops.calibrate)
- * A linear network is collapsed into one number a step, exactly: f = c (FCGrad) or c * wt (MultiFC), c the product of its matrices. The
+ * A linear network is collapsed into one number a step, exactly: f = c (FCGrad) or c * wt (MultiFC), c the product of its matrices. An LSTM
+ * without a state is collapsed into few Chebyshev coefficients, up to rounding (gradients/lstmfc.c). The
  * step that uses m, and phi's own, are in train/meta.c. A network is a row of gradients.def whose descriptor points here. */
 #ifndef BWI_METANET_H
 #define BWI_METANET_H

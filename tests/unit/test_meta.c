@@ -168,6 +168,128 @@ static void test_collapsed(void **state)
     network_close(&w);
 }
 
+/* LSTMFC's f and dL/dphi of N weights in a variant; a state is 0. */
+static void run_lstmfc(const char *name, int variant, const double *phi, const double *wt, const double *a, double *f,
+                       double *dphi)
+{
+    const bwi_quant q = method(name);
+    const bwi_metanet *net = q.g->meta;
+    const bool wide = variant == BWI_F64;
+    const size_t size = wide ? sizeof(double) : sizeof(float);
+    float wt32[N], a32[N], f32[N];
+    double *sums = calloc(net->n_sums(q.gopt), sizeof *sums);
+    void *work = calloc(net->n_work(q.gopt), size), *kept = calloc((N + 31) / 32 * 32 * 200, size);
+    void *state = net->n_state(q.gopt) ? kept : NULL;
+    assert_true(sums && work && kept);
+    for (int i = 0; i < N; i++) {
+        wt32[i] = (float)wt[i];
+        a32[i] = (float)a[i];
+    }
+    net->fns[variant]->prepare(q.gopt, phi, work);
+    net->fns[variant]->forward(q.gopt, work, wide ? (const void *)wt : wt32, state, N, wide ? (void *)f : f32);
+    net->fns[variant]->backward(q.gopt, work, wide ? (const void *)wt : wt32, wide ? (const void *)a : a32, N, state, sums);
+    net->finish(q.gopt, phi, sums, dphi);
+    for (int i = 0; i < N && !wide; i++) f[i] = (double)f32[i];
+    free(sums);
+    free(work);
+    free(kept);
+}
+
+/* Weights of the first and last of three tiles within what is collapsed, edges included; in the second one of them lies outside. */
+static void lstmfc_weights(double *wt, double *a)
+{
+    bwi_rng r = bwi_rng_make(2, BWI_RNG_TEST, 0, 0);
+    for (int i = 0; i < N; i++) {
+        wt[i] = (double)(float)(4 * bwi_rng_uniform(&r) - 2);
+        a[i] = (double)(float)bwi_rng_normal(&r);
+    }
+    wt[0] = 2;
+    wt[1] = wt[70] = -2;
+    wt[2] = 0;
+    wt[40] = -4;
+}
+
+static double largest(const double *v, size_t n, const double *minus)
+{
+    double most = 0;
+    for (size_t i = 0; i < n; i++) most = fmax(most, fabs(v[i] - (minus ? minus[i] : 0)));
+    return most;
+}
+
+/* phi as it starts, scaled. steep: besides, one cell that dL/dw sees and f does not. */
+static void lstmfc_phi(double *phi, double scale, double steep)
+{
+    const bwi_quant q = method("lstmfc");
+    bwi_rng r = bwi_rng_make(3, BWI_RNG_TEST, 0, 0);
+    q.g->meta->init(q.gopt, &r, phi);
+    for (size_t i = 0; i < 41301; i++) phi[i] *= scale;
+    if (steep == 0) return;
+    for (int gate = 0; gate < 4; gate++) {
+        phi[100 * gate + 7] = gate == 2 ? steep : 0;
+        phi[40400 + 100 * gate + 7] = phi[40800 + 100 * gate + 7] = 0;
+    }
+    phi[41207] = 0;
+}
+
+/* LSTMFC without a state, collapsed, against its cells, which run with a state of 0. */
+static void test_lstmfc_collapsed(void **state)
+{
+    (void)state;
+    static const struct {
+        double scale, steep;
+    } at[] = {{1, 0}, {10, 0}, {60, 0}, {1, 8}};
+    static const struct {
+        size_t from, n;
+    } group[] = {{0, 100}, {200, 200}, {40400, 100}, {40600, 200}, {40800, 100}, {41000, 200}, {41200, 100}, {41300, 1}};
+    static double phi[41301], want[41301], got[41301];
+    double wt[N], a[N], f[N], direct[N];
+    const int variants[] = {BWI_F64, BWI_F32, bwi_variant_for(BWI_DT_F32)};
+    lstmfc_weights(wt, a);
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+        lstmfc_phi(phi, at[i].scale, at[i].steep);
+        run_lstmfc("lstmfc", BWI_F64, phi, wt, a, direct, want);
+        for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+            const double off = variants[v] == BWI_F64 ? 1e-12 : 2e-6;
+            run_lstmfc("lstmfc:state=0", variants[v], phi, wt, a, f, got);
+            const double worst = largest(f, N, direct) / largest(direct, N, NULL);
+            if (!(worst < off)) fail_msg("phi %zu, variant %d: f is off by %.3g", i, variants[v], worst);
+            for (size_t g = 0; g < sizeof group / sizeof *group; g++) {
+                const double *w = want + group[g].from;
+                const double grad = largest(got + group[g].from, group[g].n, w) / largest(w, group[g].n, NULL);
+                if (!(grad < off)) fail_msg("phi %zu, variant %d: dL/dphi %zu is off by %.3g", i, variants[v], g, grad);
+            }
+            assert_true(largest(got + 400, 40000, NULL) + largest(got + 100, 100, NULL) == 0); /* W_hh, gate f */
+            if (variants[v] != BWI_F64) continue;
+            assert_memory_equal(f + 32, direct + 32, 32 * sizeof *f); /* cells ran here, and only here */
+            assert_memory_not_equal(f, direct, 32 * sizeof *f);
+            assert_memory_not_equal(f + 64, direct + 64, (N - 64) * sizeof *f);
+        }
+    }
+}
+
+/* Cells run where phi is too steep to be collapsed, and a NaN stays where it is. */
+static void test_lstmfc_steep(void **state)
+{
+    (void)state;
+    static double phi[41301], want[41301], got[41301];
+    double wt[N], a[N], f[N], direct[N];
+    lstmfc_weights(wt, a);
+    for (double scale = 1e3; scale < 1e10; scale *= 1e3) {
+        lstmfc_phi(phi, scale, 0);
+        run_lstmfc("lstmfc", BWI_F64, phi, wt, a, direct, want);
+        run_lstmfc("lstmfc:state=0", BWI_F64, phi, wt, a, f, got);
+        assert_memory_equal(f, direct, sizeof f);
+        assert_true(largest(got, 41301, want) == 0 && (scale > 1e3 || largest(want, 400, NULL) > 0)); /* later it is flat */
+    }
+    lstmfc_phi(phi, 1, 0);
+    run_lstmfc("lstmfc:state=0", BWI_F64, phi, wt, a, direct, want);
+    wt[5] = NAN;
+    run_lstmfc("lstmfc:state=0", BWI_F64, phi, wt, a, f, got);
+    assert_true(isnan(f[5]));
+    f[5] = direct[5];
+    assert_true(largest(f, N, direct) < 1e-13);
+}
+
 /* ---- Steps on a small network -------------------------------------------------------------------------------------------- */
 
 enum { BATCH = 6, SIDE = 6, CLASSES = 3 };
@@ -431,10 +553,11 @@ static void test_threads(void **state)
 {
     (void)state;
     double first[300] = {0};
-    for (int threads = 1; threads <= 3; threads++) {
+    for (int i = 0; i < 6; i++) {
+        const int threads = i % 3 + 1;
         trial t;
         bwi_threads_set(threads);
-        trial_open(&t, "bwn", "lstmfc", "sgd", 0.05, false);
+        trial_open(&t, "bwn", i < 3 ? "lstmfc" : "lstmfc:state=0", "sgd", 0.05, false);
         for (int64_t step = 0; step < 3; step++) trial_step(&t, step);
         if (threads == 1)
             memcpy(first, t.m->phi, sizeof first);
@@ -475,7 +598,8 @@ int main(void)
         cmocka_unit_test(test_frozen_is_ste), cmocka_unit_test(test_adam_ignores_factor),
         cmocka_unit_test(test_bwn_step),      cmocka_unit_test(test_stale),
         cmocka_unit_test(test_eq8),           cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_lstmfc_collapsed),
+        cmocka_unit_test(test_lstmfc_steep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
