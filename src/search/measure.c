@@ -123,16 +123,28 @@ static void take(bwi_latencies *l, const timed *t, const bwi_costing *c)
     }
 }
 
-bw_status bwi_latencies_identify(bwi_latencies *l, const bwi_costing *c, bw_error *err)
+/* Adds the network at these bits, and the kernels that would run it. */
+static bw_status identify_at(uint64_t *h, const bwi_costing *c, int bits, bw_error *err)
 {
     bwi_tensors lowered = {0};
+    bwi_engine engine = {0};
+    bw_layer_info info;
+    bw_status st;
+    BWI_TRY(lower_at(&lowered, c, bits, err));
+    *h = hash(*h, bwi_tensors_meta(&lowered, "bitwright.layers"));
+    BWI_TRY(bwi_engine_from(&engine, &lowered, 1, NULL, err));
+    for (int i = 0; bw_net_layer(engine.net, i, &info); i++) *h = hash(*h, info.kernel);
+fail:
+    bwi_engine_close(&engine);
+    bwi_tensors_free(&lowered);
+    return st;
+}
+
+bw_status bwi_latencies_identify(bwi_latencies *l, const bwi_costing *c, bw_error *err)
+{
     bw_status st = BW_OK;
     *l = (bwi_latencies){0};
-    for (int b = c->lo; b <= c->hi && !st; b++) {
-        st = lower_at(&lowered, c, b, err);
-        if (!st) l->network = hash(l->network, bwi_tensors_meta(&lowered, "bitwright.layers"));
-        bwi_tensors_free(&lowered);
-    }
+    for (int b = c->lo; b <= c->hi && !st; b++) st = identify_at(&l->network, c, b, err);
     for (int i = 0; i < c->n; i++) l->real[i] = !c->layer[i].activation_bits;
     return st;
 }

@@ -9,7 +9,7 @@ typedef struct bwi_latencies {
     double rest; /* of a whole run beyond the searched layers: input, pools, shortcuts, calls; the least of all bit-widths' */
     double whole[BWI_SEARCH_BITS + 1]; /* of a run with all searched layers at these bits */
     bool real[BWI_SEARCH_LAYERS];      /* float activations: multiplied in float, at any bits in the same time */
-    uint64_t network;                  /* hash of what was run */
+    uint64_t network;                  /* hash of what was run, and by which kernels */
 } bwi_latencies;
 
 /* Only l->network and l->real: what would be measured. */
