@@ -118,8 +118,11 @@ expect 1 analyze runs/float/model.safetensors
 has err "no quantized layers"
 expect 0 import runs/float/model.safetensors --net resnet20 --out imported.safetensors
 [ -s imported.safetensors ] || fail "no imported model"
+has out "wrote imported.safetensors"
+has out "0 missing, 0 tensors left over"
+[ "$(wc -l <out)" = 2 ] || fail "import says more than what is missing, left over and written"
 expect 0 import runs/float/model.safetensors --net resnet20 --out imported.safetensors --json
-json out '$o->{out} eq "imported.safetensors" && @{$o->{report}} && $o->{model}'
+json out '$o->{out} eq "imported.safetensors" && @{$o->{report}} > 90 && $o->{model}'
 expect 1 import runs/float/model.safetensors --net resnet32 --out other.safetensors
 [ ! -e other.safetensors ] || fail "a failed import left its file"
 

@@ -55,6 +55,17 @@ static int print_report_json(const import_options *o, const char *report)
     return print_json(json_pack("{s:s, s:s, s:o, s:o}", "in", o->in, "out", o->out, "report", lines, "model", model));
 }
 
+/* The report but for the names that were matched, of which there are as many as parameters; --json has them all. */
+static void print_report(const import_options *o, const char *report)
+{
+    for (const char *p = report; *p;) {
+        const int n = (int)strcspn(p, "\n");
+        if (strncmp(p, "found: ", 7) != 0) printf("%.*s\n", n, p);
+        p += n + (p[n] == '\n');
+    }
+    printf("wrote %s\n", o->out);
+}
+
 static int run(void *options_)
 {
     const import_options *o = options_;
@@ -78,7 +89,7 @@ static int run(void *options_)
     } else if (o->json) {
         code = print_report_json(o, report);
     } else {
-        printf("%s%s", report, *report && report[strlen(report) - 1] == '\n' ? "" : "\n");
+        print_report(o, report);
     }
     bw_free(report);
     return code;
