@@ -281,10 +281,11 @@ typedef struct bw_search_result {
  * which bw_recipe_load and bw_train take as it is: the model's recipe with one rule of quant.layers for each layer. BW_ARG: a budget that no
  * assignment keeps, or a folder of another search, naming what differs. */
 BW_MUST_USE bw_status bw_search(const char *model, const bw_search_options *options, bw_search_result *result, bw_error *err);
-/* Writes bits.svg (bits of each layer, one row for each search), accuracy.svg (accuracy against size) and report.json with the same numbers
- * into out_dir. folders: of searches (bw_search) and of trained networks (bw_train), in any order; a search counts by its validation
- * error, a run by its test accuracy. */
-BW_MUST_USE bw_status bw_report(const char *const *folders, size_t n, const char *out_dir, bw_error *err);
+/* *text (freed with bw_free): a line for each search and a table of the runs. Writes bits.svg (bits of each layer, one row for each search),
+ * accuracy.svg (accuracy against size), curves.svg (the runs by epoch) and report.json with the same numbers into out_dir, unless it is
+ * NULL. folders: of searches (bw_search) and of trained networks (bw_train), in any order; a search counts by its validation error, a run
+ * by its test accuracy. */
+BW_MUST_USE bw_status bw_report(const char *const *folders, size_t n, const char *out_dir, char **text, bw_error *err);
 
 /* ---- Benchmark of a training step -------------------------------------------------------------------------------------- */
 typedef struct bw_bench_options {

@@ -1,7 +1,8 @@
-/* Pictures of searches and runs: bits of each layer, accuracy against size; the same numbers as JSON. */
+/* Tables and pictures of searches and runs: bits of each layer, accuracy against size, curves; the same numbers as JSON. */
 #include "base/alloc.h"
 #include "base/file.h"
 #include "search/outcome.h"
+#include "search/runs.h"
 #include "train/describe.h"
 #include "train/svg.h"
 #include <math.h>
@@ -212,7 +213,7 @@ static char *accuracy_picture(const json_t *points)
 /* ---- Folders ------------------------------------------------------------------------------------------------------------- */
 
 typedef struct report {
-    json_t *searches, *points;
+    json_t *searches, *points, *runs;
 } report;
 
 static bw_status no_memory(bw_error *err)
@@ -279,52 +280,13 @@ fail:
     return st;
 }
 
-/* The last accuracy in a log, NaN: there is none. */
-static double last_accuracy(const bwi_file *f)
+static bw_status add_run(report *r, const char *folder, bw_error *err)
 {
-    double accuracy = NAN;
-    const uint8_t *end;
-    for (size_t at = 0; at < f->size && (end = memchr(f->data + at, '\n', f->size - at)); at = (size_t)(end - f->data) + 1) {
-        json_t *line = json_loadb((const char *)f->data + at, (size_t)(end - f->data) - at, 0, NULL);
-        const double top1 = number_of(line, "test_top1");
-        if (top1 >= 0 && top1 <= 100) accuracy = top1;
-        json_decref(line);
-    }
-    return accuracy;
-}
-
-static bool is_uniform(const bwi_graph *g)
-{
-    bwi_quant *q;
-    const bwi_node *layer;
-    int bits = 0;
-    for (int i = 0; bwi_graph_quant(g, i, &q, &layer); i++) {
-        if (q->role != BWI_WEIGHT) continue;
-        if (bits && q->bits != bits) return false;
-        bits = q->bits;
-    }
-    return true;
-}
-
-static bw_status add_run(report *r, const char *folder, const char *log, bw_error *err)
-{
-    bwi_file f = {0};
-    bw_recipe *recipe = NULL;
-    bwi_graph *g = NULL;
-    bw_status st;
-    char *path = bwi_asprintf("%s/recipe.yaml", folder);
-    if (!path) return no_memory(err);
-    BWI_TRY(bwi_file_open(&f, log, err));
-    const double accuracy = last_accuracy(&f);
-    BWI_TRY(bw_recipe_load(&recipe, path, NULL, 0, err));
-    BWI_TRY(bwi_recipe_graph(&g, recipe, 10, err));
-    BWI_TRY(add_point(r, folder, "", is_uniform(g) ? "uniform" : "hybrid", "run", bwi_weight_bytes(g), accuracy, err));
-fail:
-    bwi_graph_destroy(&g);
-    bw_recipe_destroy(&recipe);
-    bwi_file_close(&f);
-    bwi_free(path);
-    return st;
+    json_t *run = NULL;
+    const bw_status st = bwi_run_read(folder, &run, err);
+    if (st) return st;
+    if (json_array_append_new(r->runs, run)) return no_memory(err);
+    return add_point(r, folder, "", text_of(run, "kind"), "run", number_of(run, "weight_bytes"), number_of(run, "last"), err);
 }
 
 static bw_status add_folder(report *r, const char *folder, bw_error *err)
@@ -336,7 +298,7 @@ static bw_status add_folder(report *r, const char *folder, bw_error *err)
     else if (!bwi_file_exists(search) && !bwi_file_exists(log))
         st = bwi_fail(err, BW_IO, "%s: it holds neither a finished search (search.json) nor a run (log.jsonl)", folder);
     if (!st && bwi_file_exists(search)) st = add_search(r, folder, search, err);
-    if (!st && bwi_file_exists(log)) st = add_run(r, folder, log, err);
+    if (!st && bwi_file_exists(log)) st = add_run(r, folder, err);
     bwi_free(search);
     bwi_free(log);
     return st;
@@ -350,30 +312,58 @@ static bw_status write_in(const char *folder, const char *name, const char *text
     return st;
 }
 
-bw_status bw_report(const char *const *folders, size_t n, const char *out_dir, bw_error *err)
+/* What is printed: a line a search, then the runs. */
+static bw_status make_text(const report *r, char **text, bw_error *err)
 {
-    report r = {json_array(), json_array()};
-    char *bits = NULL, *accuracy = NULL, *text = NULL;
-    json_t *all = NULL;
+    const json_t *search;
+    size_t i;
+    bwi_text t = {0};
+    json_array_foreach(r->searches, i, search)
+    {
+        bwi_text_add(&t, "%s: %s: %.5g %s, weights %.1f kB, validation error %.2f %%\n", text_of(search, "folder"),
+                     text_of(search, "label"), number_of(search, "cost"), text_of(search, "unit"),
+                     number_of(search, "weight_bytes") / 1e3, number_of(search, "error"));
+    }
+    if (json_array_size(r->runs)) bwi_runs_table(&t, r->runs);
+    *text = bwi_text_take(&t);
+    return *text ? BW_OK : no_memory(err);
+}
+
+static bw_status write_all(const report *r, const char *out_dir, bw_error *err)
+{
+    char *bits = bwi_bits_picture(r->searches), *accuracy = accuracy_picture(r->points), *curves = bwi_curves_picture(r->runs);
+    json_t *all = json_pack("{s:O, s:O, s:O}", "searches", r->searches, "points", r->points, "runs", r->runs);
+    char *text = all ? json_dumps(all, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) : NULL;
     bw_status st;
-    if (err) *err = (bw_error){0};
-    if (!r.searches || !r.points) BWI_TRY(no_memory(err));
-    if (!n) BWI_TRY(bwi_fail(err, BW_ARG, "a report needs at least one folder of a search or a run"));
-    for (size_t i = 0; i < n; i++) BWI_TRY(add_folder(&r, folders[i], err));
     BWI_TRY(bwi_make_dir(out_dir, err));
-    bits = bwi_bits_picture(r.searches);
-    accuracy = accuracy_picture(r.points);
-    all = json_pack("{s:O, s:O}", "searches", r.searches, "points", r.points);
-    text = all ? json_dumps(all, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) : NULL;
     BWI_TRY(write_in(out_dir, "bits.svg", bits, err));
     BWI_TRY(write_in(out_dir, "accuracy.svg", accuracy, err));
+    BWI_TRY(write_in(out_dir, "curves.svg", curves, err));
     BWI_TRY(write_in(out_dir, "report.json", text, err));
 fail:
     bwi_free(bits);
     bwi_free(accuracy);
+    bwi_free(curves);
     free(text);
     json_decref(all);
+    return st;
+}
+
+bw_status bw_report(const char *const *folders, size_t n, const char *out_dir, char **text, bw_error *err)
+{
+    report r = {json_array(), json_array(), json_array()};
+    bw_status st;
+    if (err) *err = (bw_error){0};
+    *text = NULL;
+    if (!r.searches || !r.points || !r.runs) BWI_TRY(no_memory(err));
+    if (!n) BWI_TRY(bwi_fail(err, BW_ARG, "a report needs at least one folder of a search or a run"));
+    for (size_t i = 0; i < n; i++) BWI_TRY(add_folder(&r, folders[i], err));
+    BWI_TRY(make_text(&r, text, err));
+    if (out_dir) BWI_TRY(write_all(&r, out_dir, err));
+fail:
+    if (st) bwi_free(*text), *text = NULL;
     json_decref(r.searches);
     json_decref(r.points);
+    json_decref(r.runs);
     return st;
 }

@@ -105,13 +105,15 @@ perl -MJSON::PP -e 'local $/; my ($s, $i) = map { open my $f, "<", $_ or die; de
     fail "the trained network has other bits"
 
 refuse "bitwright report: DIR is missing" report --out pictures
-refuse "bitwright report: --out is missing" report whole
+expect 0 report whole runs/lsq
+has out "validation error"
+has out "runs/lsq"
 expect 0 report whole greedy runs/again runs/lsq --out pictures
-for file in bits.svg accuracy.svg; do
+for file in bits.svg accuracy.svg curves.svg; do
     grep -q "</svg>" pictures/$file || fail "$file is no picture"
 done
 tr -d '\n' <pictures/report.json >one && echo >>one
-json one '@{$o->{searches}} == 2 && @{$o->{points}} == 12 && $o->{points}[-1]{kind} eq "hybrid" && $o->{points}[-1]{weight_bytes} == $o->{points}[0]{weight_bytes}'
+json one '@{$o->{searches}} == 2 && @{$o->{points}} == 12 && @{$o->{runs}} == 2 && $o->{runs}[1]{kind} eq "hybrid" && $o->{runs}[1]{last} == $o->{runs}[1]{test_top1}[-1] && $o->{points}[-1]{kind} eq "hybrid" && $o->{points}[-1]{weight_bytes} == $o->{points}[0]{weight_bytes}'
 expect 1 report whole nowhere --out pictures
 has err "nowhere: it holds neither a finished search"
 finish

@@ -53,7 +53,9 @@ static void draw(const uint8_t *data, size_t size)
     const char *const folders[] = {folder};
     bw_error err = {0};
     put_file(result, data, size);
-    const bw_status st = bw_report(folders, 1, folder, &err);
+    char *text = NULL;
+    const bw_status st = bw_report(folders, 1, folder, &text, &err);
+    bw_free(text);
     if (st && (err.status != st || !*err.msg)) abort();
 }
 

@@ -179,7 +179,10 @@ static void test_search(void **state)
 static bw_status report(void *arg, bw_error *err)
 {
     const char *const folder[] = {arg};
-    return bw_report(folder, 1, in_root("report"), err);
+    char *text = NULL;
+    const bw_status st = bw_report(folder, 1, in_root("report"), &text, err);
+    bw_free(text);
+    return st;
 }
 static void test_report(void **state)
 {
