@@ -298,7 +298,7 @@ static void weights(bwi_conv16 *b, const float *w, double scale, double back_sca
 {
     const bwi_conv_spec *s = &b->spec;
     const size_t ic = (size_t)s->ic, taps = taps_of(s), oc = (size_t)s->oc;
-    const float offset = b->offset = offset_of(w, bwi_conv_weights_size(s));
+    const float offset = b->offset = b->real_src ? offset_of(w, bwi_conv_weights_size(s)) : 0;
     float largest = 0;
     int16_t *restrict to = b->w;
     b->scale = (float)scale, b->back_scale = (float)back_scale;
