@@ -1,4 +1,5 @@
-/* Files of a search's folder from arbitrary bytes: evaluations that a search resumes from, and a result that a report draws. */
+/* Files of a search's folder from arbitrary bytes: evaluations that a search resumes from, and a result that a report draws; and the log of a
+ * run, which it draws as well. */
 #include "base/alloc.h"
 #include "search/trials.h"
 #include <stdio.h>
@@ -6,13 +7,27 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static char folder[40], evaluations[80], result[80];
+static char folder[40], evaluations[80], result[80], run[80], run_log[100];
 
 static void remove_folder(void)
 {
     char command[80];
     snprintf(command, sizeof command, "rm -rf '%s'", folder);
     if (system(command)) perror(command);
+}
+
+static void put_file(const char *path, const uint8_t *data, size_t size)
+{
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(data, 1, size, f) != size || fclose(f)) abort();
+}
+
+static void put_recipe(void)
+{
+    static const char text[] = "net: {family: resnet20}\n";
+    char path[100];
+    snprintf(path, sizeof path, "%s/recipe.yaml", run);
+    put_file(path, (const uint8_t *)text, sizeof text - 1);
 }
 
 static void make_folder(void)
@@ -23,12 +38,10 @@ static void make_folder(void)
     if (!mkdtemp(folder) || atexit(remove_folder)) abort();
     snprintf(evaluations, sizeof evaluations, "%s/evaluations.jsonl", folder);
     snprintf(result, sizeof result, "%s/search.json", folder);
-}
-
-static void put_file(const char *path, const uint8_t *data, size_t size)
-{
-    FILE *f = fopen(path, "wb");
-    if (!f || fwrite(data, 1, size, f) != size || fclose(f)) abort();
+    snprintf(run, sizeof run, "%s/run", folder);
+    snprintf(run_log, sizeof run_log, "%s/log.jsonl", run);
+    if (mkdir(run, 0700)) abort();
+    put_recipe();
 }
 
 /* Whatever is read of the evaluations is within the problem. */
@@ -48,11 +61,12 @@ static void resume(const uint8_t *data, size_t size)
     json_decref(key);
 }
 
-static void draw(const uint8_t *data, size_t size)
+/* What a report makes of a folder with these bytes as this file. */
+static void draw(const char *from, const char *path, const uint8_t *data, size_t size)
 {
-    const char *const folders[] = {folder};
+    const char *const folders[] = {from};
     bw_error err = {0};
-    put_file(result, data, size);
+    put_file(path, data, size);
     char *text = NULL;
     const bw_status st = bw_report(folders, 1, folder, &text, &err);
     bw_free(text);
@@ -64,7 +78,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     make_folder();
     resume(data, size);
-    draw(data, size);
+    draw(folder, result, data, size);
+    draw(run, run_log, data, size);
     if (bwi_alloc_live_blocks()) abort();
     return 0;
 }
