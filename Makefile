@@ -124,7 +124,7 @@ $(B)/bench/%: $(B)/bench/%.o $(LIB)
 check: deps
 	@$(MAKE) --no-print-directory run-check
 
-build-check: $(if $(T),$(filter %/$(T),$(TESTS) $(FUZZERS)),all $(TESTS) $(FUZZERS))
+build-check: $(if $(T),$(filter %/$(T),$(TESTS) $(FUZZERS)),all $(TESTS) $(FUZZERS) $(BENCHES))
 run-check: build-check
 	@BUILD=$(B) scripts/check $(T)
 

@@ -1,6 +1,7 @@
 /* Times the convolutions of one ResNet-20 training step (batch 128, CIFAR), one line for each distinct layer and pass:
  *   conv_step [BATCH [THREADS [MILLISECONDS per line]]]
- * f32: float codes; u8: codes of 4 bits as bytes forward and gradients of 16 bits, as `precision: fast` runs. Columns: least and median time of a call
+ * f32: floats; u8: codes of 4 bits as bytes forward and gradients of 16 bits, i16: float sources as 16 bits as well, both as `precision: fast` runs.
+ * Columns: least and median time of a call
  * in ms, 2 x multiply-adds / least time in GF/s, and the number of such layers in the network. `pack` is what new weights cost. Sums are
  * over the network, of least times. */
 #include "base/alloc.h"
@@ -123,7 +124,7 @@ static bw_status time_layer(const char *mode, const struct layer *l, bwi_conv_sp
 }
 
 /* Every layer in one mode; the first layer and the linear one have float operands in each, as a policy that spares them has it. */
-static bw_status time_mode(const char *mode, bwi_dtype src, bwi_dtype back, int batch, double budget, bw_error *err)
+static bw_status time_mode(const char *mode, bwi_dtype src, bwi_dtype operand, int batch, double budget, bw_error *err)
 {
     double sum[PASSES] = {0};
     bw_status st = BW_OK;
@@ -144,7 +145,7 @@ static bw_status time_mode(const char *mode, bwi_dtype src, bwi_dtype back, int 
                            .src = spared ? BWI_DT_F32 : src,
                            .wbits = 4,
                            .abits = 4,
-                           .back = spared ? BWI_DT_F32 : back,
+                           .operand = spared ? BWI_DT_F32 : operand,
                            .train = true,
                            .need_gsrc = i > 0};
         st = time_layer(mode, l, s, budget, sum, err);
@@ -165,6 +166,7 @@ int main(int argc, char **argv)
     printf("%s; batch %d\n", bw_cpu_text(), batch);
     bw_status st = time_mode("f32", BWI_DT_F32, BWI_DT_F32, batch, budget, &err);
     if (st == BW_OK) st = time_mode("u8", BWI_DT_U8, BWI_DT_I16, batch, budget, &err);
+    if (st == BW_OK) st = time_mode("i16", BWI_DT_F32, BWI_DT_I16, batch, budget, &err);
     if (st == BW_OK) return 0;
     fprintf(stderr, "conv_step: %s\n", err.msg[0] ? err.msg : bw_status_text(st));
     return 1;

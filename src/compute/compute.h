@@ -18,8 +18,8 @@ typedef struct bwi_conv_spec {
     /* Of a U8 source, 1 to 8 bits: codes are 0 .. 2^abits - 1; weights -2^(wbits-1) .. 2^(wbits-1) - 1, with one bit -1 and 1. */
     int wbits, abits;
     /* What float operands may be rounded to: F32 (F64): to nothing. I16: to 16-bit integers with a scale for each image or few, where the other
-     * operand is integers; that is gdst and, forward and for the weights' gradient, a source that is not U8. Weights are then integers of 8
-     * bits, or with a float source all on a grid of distance 1 that spans no more. */
+     * operand is integers; that is gdst and, forward, a source that is not U8, of which the weights' gradient is then made of 12 bits and of 13 of
+     * gdst. Weights are integers of 8 bits, or with a float source all on a grid of distance 1 that spans no more. Not with codes as reals. */
     bwi_dtype operand;
     bool codes;     /* source and weights hold integers: the scale multiplies their sums, which are then exact below 2^24 */
     bool train;     /* backward weights needed */

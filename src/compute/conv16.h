@@ -2,8 +2,8 @@
  * a scale of its own for each image or few small images. An instruction of AVX512-VNNI makes twice as many such products as one in
  * float; with AVX2 an addition comes on top.
  *   U8 source     both backward passes: products of the codes that the forward pass multiplied and of the gradient, rounded to 16 bits
- *   F32 source    all passes: the forward one multiplies the source, rounded to 16 bits, the weights' gradient is made of the source in 12
- *                 bits and the gradient in 13, signs included */
+ *   F32 source    all passes: the forward one multiplies the source, rounded to 16 bits, the source's gradient the gradient, the same; the
+ *                 weights' gradient is made of both, the source in 12 bits and the gradient in 13, signs included */
 #ifndef BWI_CONV16_H
 #define BWI_CONV16_H
 #include "compute/compute.h"

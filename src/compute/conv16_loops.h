@@ -8,7 +8,7 @@
  *   weights' gradient    sums over pixels: pair of the source [pixel][ic][2], which holds a pixel's codes and its right neighbour's, and
  *                        vector of the gradient [pixel / 2][oc][2]
  *
- * Sums of 32 bits never overflow: a chunk of the batch is so small, and the gradient's integers are, that the largest operands fit.
+ * Sums of 32 bits never overflow: a chunk of the batch is so small, and the integers of what was float are, that the largest operands fit.
  *
  * A file that includes this defines before it
  *   LANES                     channels of a vector, 16 or 8
@@ -52,15 +52,16 @@ struct bwi_conv16 {
     int src_rows, src_columns;   /* of a chunk and image, padded */
     int above, left, tall, wide; /* padding before and size of an image of the gradient */
     int threads;
-    bool real_src;           /* the source is float, and this does the forward pass, too */
-    double data_terms;       /* products in a sum of the source's gradient, at most */
-    float top, src_top;      /* largest integers of the gradient, and of a float source in the forward pass */
-    float scale, back_scale; /* of the forward pass and of the source's gradient */
-    float offset;            /* what weights have in common beside integers */
-    phase *phase;            /* [stride * stride] */
-    tap *tap, *src_tap;      /* [kh * kw], of the source's gradient and of the forward pass */
-    int16_t *w, *src_w;      /* [kh * kw][oc / 2][ic][2], [kh * kw][ic / 2][oc][2] */
-    float *sum;              /* [kh * kw][ic][oc] */
+    bool real_src;            /* the source is float, and this does the forward pass, too */
+    double data_terms;        /* products in a sum of the source's gradient, at most */
+    float data_top, pair_top; /* largest integers of the gradient for the source's gradient and for the weights' */
+    float src_top;            /* and of a float source in the forward pass */
+    float scale, back_scale;  /* of the forward pass and of the source's gradient */
+    float offset;             /* what weights have in common beside integers */
+    phase *phase;             /* [stride * stride] */
+    tap *tap, *src_tap;       /* [kh * kw], of the source's gradient and of the forward pass */
+    int16_t *w, *src_w;       /* [kh * kw][oc / 2][ic][2], [kh * kw][ic / 2][oc][2] */
+    float *sum;               /* [kh * kw][ic][oc] */
 };
 
 /* A thread's share of scratch. */
@@ -199,7 +200,8 @@ static void set_tops(bwi_conv16 *b, double largest_weight)
 {
     const bwi_conv_spec *s = &b->spec;
     const double pixels = (double)b->images * b->rows * 2 * b->pairs;
-    b->top = (float)fmin(top_of(pixels, b->real_src ? SRC_TOP : UINT8_MAX), top_of(b->data_terms, largest_weight));
+    b->data_top = (float)top_of(b->data_terms, largest_weight);
+    b->pair_top = (float)top_of(pixels, b->real_src ? SRC_TOP : UINT8_MAX);
     b->src_top = (float)top_of((double)taps_of(s) * s->ic, largest_weight);
 }
 
@@ -253,7 +255,7 @@ static bw_status create(const bwi_conv_spec *s, bwi_conv16 **out, bw_error *err)
     plan_phases(b);
     plan_chunks(b);
     set_tops(b, -INT8_MIN);
-    if (b->top < LEAST_TOP || (b->real_src && b->src_top < LEAST_TOP)) {
+    if (b->data_top < LEAST_TOP || b->pair_top < LEAST_TOP || (b->real_src && b->src_top < LEAST_TOP)) {
         destroy(&b);
         return unsupported(s, "its sums are too long", err);
     }
@@ -285,25 +287,36 @@ static float magnitude(const float *x, size_t n)
     return most;
 }
 
-/* What to take off weights that are no integers, so that small integers are left: they lie on a grid of distance 1. */
-static float offset_of(const float *w, size_t n)
+typedef struct range {
+    float least, most;
+} range;
+static range range_of(const float *w, size_t n)
 {
     float least = w[0], most = w[0];
-    if (rintf(w[0]) == w[0]) return 0;
-    for (size_t i = 1; i < n; i++) least = fminf(least, w[i]), most = fmaxf(most, w[i]);
-    return w[0] + rintf((least + most) / 2 - w[0]);
+#pragma omp simd reduction(min : least) reduction(max : most)
+    for (size_t i = 0; i < n; i++) {
+        least = w[i] < least ? w[i] : least;
+        most = w[i] > most ? w[i] : most;
+    }
+    return (range){least, most};
+}
+
+/* What to take off weights on a grid of distance 1, so that small integers are left; 0: they are such. */
+static float offset_of(const float *w, range r)
+{
+    if (rintf(w[0]) == w[0] && r.least >= INT8_MIN && r.most <= INT8_MAX) return 0;
+    return w[0] + rintf((r.least + r.most) / 2 - w[0]);
 }
 
 static void weights(bwi_conv16 *b, const float *w, double scale, double back_scale)
 {
     const bwi_conv_spec *s = &b->spec;
     const size_t ic = (size_t)s->ic, taps = taps_of(s), oc = (size_t)s->oc;
-    const float offset = b->offset = b->real_src ? offset_of(w, bwi_conv_weights_size(s)) : 0;
-    float largest = 0;
+    const range r = range_of(w, bwi_conv_weights_size(s));
+    const float offset = b->offset = b->real_src ? offset_of(w, r) : 0;
     int16_t *restrict to = b->w;
     b->scale = (float)scale, b->back_scale = (float)back_scale;
-    for (size_t i = 0; i < bwi_conv_weights_size(s); i++) largest = fmaxf(largest, fabsf(rintf(w[i] - offset)));
-    set_tops(b, (double)largest);
+    set_tops(b, fmax(fabs(rint(r.least - offset)), fabs(rint(r.most - offset))));
     for (size_t t = 0; t < taps; t++)
         for (size_t k = 0; k < oc; k += 2, to += 2 * ic) {
             const float *restrict even = w + (k * taps + t) * ic, *restrict odd = even + taps * ic;
@@ -324,9 +337,9 @@ static void weights(bwi_conv16 *b, const float *w, double scale, double back_sca
 typedef struct grid {
     float scale, inv;
 } grid;
-static grid grid_for(const float *x, size_t n, float top)
+static grid grid_for(float most, float top)
 {
-    const float most = magnitude(x, n), least = 1e-33f;
+    const float least = 1e-33f;
     return (grid){most < least ? 0 : top / most, most / top};
 }
 
@@ -352,12 +365,14 @@ static void add_channels(const int16_t *restrict g, size_t pixels, size_t channe
     }
 }
 
-/* The gradient of `images` images, times scale, as integers: into work.pairs and, where the source's gradient is wanted, work.g. */
-static void round_gradient(const bwi_conv16 *b, const work *k, const float *g, int images, float scale, bool padded)
+/* The gradient of `images` images as integers: times pair_scale into work.pairs and, where the source's gradient is wanted, times data_scale
+ * into work.g. */
+static void round_gradient(const bwi_conv16 *b, const work *k, const float *g, int images, float pair_scale, float data_scale,
+                           bool padded)
 {
     const size_t oc = (size_t)b->spec.oc, line = (size_t)b->wide * oc;
     const int columns = b->ow;
-    const reals factor = set_reals(scale);
+    const reals pair_factor = set_reals(pair_scale), factor = set_reals(data_scale);
     int16_t *pair = k->pairs;
     for (int row = 0; row < images * b->oh; row++, g += (size_t)columns * oc) {
         const int image = row / b->oh, y = row % b->oh;
@@ -366,12 +381,11 @@ static void round_gradient(const bwi_conv16 *b, const work *k, const float *g, i
             for (size_t c = 0; c < oc; c += LANES, pair += 2 * LANES) {
                 const float *at = g + (size_t)x * oc + c;
                 const bool two = x + 1 < columns;
-                const ints a = round_reals(mul_reals(factor, load_reals(at)));
-                const ints d = two ? round_reals(mul_reals(factor, load_reals(at + oc))) : set_ints(0);
-                store_ints(pair, pairs_of(a, d));
+                const reals a = load_reals(at), d = two ? load_reals(at + oc) : set_reals(0);
+                store_ints(pair, pairs_of(round_reals(mul_reals(pair_factor, a)), round_reals(mul_reals(pair_factor, d))));
                 if (!padded) continue;
-                store_shorts(to + (size_t)x * oc + c, a);
-                if (two) store_shorts(to + ((size_t)x + 1) * oc + c, d);
+                store_shorts(to + (size_t)x * oc + c, round_reals(mul_reals(factor, a)));
+                if (two) store_shorts(to + ((size_t)x + 1) * oc + c, round_reals(mul_reals(factor, d)));
             }
     }
 }
@@ -551,7 +565,8 @@ static void weights_gradient(const bwi_conv16 *b, const work *k, const void *src
     const bwi_conv_spec *s = &b->spec;
     const size_t ic = (size_t)s->ic, oc = (size_t)s->oc, columns = (size_t)b->src_columns, step = 4 * (size_t)s->stride * ic;
     size_t line[CHUNK];
-    const grid real = b->real_src ? grid_for(src, bwi_conv_src_size(s) / (size_t)s->n * (size_t)images, SRC_TOP) : (grid){1, 1};
+    const grid real =
+        b->real_src ? grid_for(magnitude(src, bwi_conv_src_size(s) / (size_t)s->n * (size_t)images), SRC_TOP) : (grid){1, 1};
     inv *= real.inv;
     for (int y = 0; y < b->oh; y += b->rows) {
         const int rows = b->oh - y < b->rows ? b->oh - y : b->rows, lines = images * rows;
@@ -608,7 +623,7 @@ static void forward_image(const bwi_conv16 *b, const work *k, const float *src, 
 {
     const bwi_conv_spec *s = &b->spec;
     const size_t ic = (size_t)s->ic, oc = (size_t)s->oc, stride = (size_t)s->stride;
-    const grid real = grid_for(src, bwi_conv_src_size(s) / (size_t)s->n, b->src_top);
+    const grid real = grid_for(magnitude(src, bwi_conv_src_size(s) / (size_t)s->n), b->src_top);
     round_source(b, src, real.scale, k->g);
     if (b->offset != 0) add_channels(k->g, padded_src_pixels(b), ic, k->totals);
     multiply(&(product){.tap = b->src_tap,
@@ -647,11 +662,12 @@ static void chunk(const bwi_conv16 *b, const work *k, int images, const void *sr
 {
     const bwi_conv_spec *s = &b->spec;
     const size_t n = bwi_conv_dst_size(s) / (size_t)s->n * (size_t)images, image = bwi_conv_src_size(s) / (size_t)s->n;
-    const grid g = grid_for(gdst, n, b->top);
-    round_gradient(b, k, gdst, images, g.scale, gsrc);
-    if (src) weights_gradient(b, k, src, images, g.inv);
+    const float most = magnitude(gdst, n);
+    const grid pair = grid_for(most, b->pair_top), data = grid_for(most, b->data_top);
+    round_gradient(b, k, gdst, images, pair.scale, data.scale, gsrc);
+    if (src) weights_gradient(b, k, src, images, pair.inv);
     for (int i = 0; gsrc && i < images; i++)
-        data_gradient(b, k, k->g + (size_t)i * padded_pixels(b) * (size_t)s->oc, g.inv * b->back_scale,
+        data_gradient(b, k, k->g + (size_t)i * padded_pixels(b) * (size_t)s->oc, data.inv * b->back_scale,
                       gsrc + (size_t)i * image);
 }
 

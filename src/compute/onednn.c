@@ -311,8 +311,10 @@ static bw_status build(builder *b)
     BWI_TRY(check(b, weights_md(&c->spec, &b->w, false), "weights"));
     BWI_TRY(check(b, dnn_memory_make(&c->w, &b->w, b->engine, NULL), "weights"));
     if (c->spec.operand == BWI_DT_I16) {
+        char text[BWI_CONV_TEXT];
         if (!(c->integers = bwi_conv16_find()))
-            return bwi_fail(b->err, BW_UNSUPPORTED, "no products of 16-bit integers on this CPU");
+            return bwi_fail(b->err, BW_UNSUPPORTED, "%s: no products of 16-bit integers on this CPU",
+                            bwi_conv_text(&c->spec, text));
         BWI_TRY(c->integers->create(&c->spec, &c->conv16, b->err));
     }
     if (c->spec.src == BWI_DT_U8)

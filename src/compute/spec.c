@@ -38,6 +38,8 @@ bw_status bwi_conv_check(const bwi_conv_spec *s, bwi_dtype real, bw_error *err)
     if ((s->src != real && s->src != BWI_DT_U8) || (s->operand != real && s->operand != BWI_DT_I16))
         return bwi_fail(err, BW_ARG, "%s: the source must be %s or U8, operands %s or I16", text, bwi_dtype_name(real),
                         bwi_dtype_name(real));
+    if (s->src != BWI_DT_U8 && s->operand == BWI_DT_I16 && s->codes)
+        return bwi_fail(err, BW_ARG, "%s: codes held as reals are exact and take no operands of I16", text);
     if (s->src == BWI_DT_U8 && (s->wbits < 1 || s->wbits > 8 || s->abits < 1 || s->abits > 8))
         return bwi_fail(err, BW_ARG, "%s: weights of %d bits and codes of %d, not 1 to 8", text, s->wbits, s->abits);
     return BW_OK;

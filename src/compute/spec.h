@@ -7,7 +7,7 @@
 /* Writes a description of spec for messages: shape, types and geometry; returns buf. */
 const char *bwi_conv_text(const bwi_conv_spec *spec, char buf[BWI_CONV_TEXT]);
 /* BW_SHAPE or BW_ARG, with the spec in the message, unless all sizes are positive and fit each other, every tensor's size fits
- * a size_t, src is `real` or U8, and operand is `real` or I16. */
+ * a size_t, src is `real` or U8, and operand is `real` or, unless the source holds codes as reals, I16. */
 BW_MUST_USE bw_status bwi_conv_check(const bwi_conv_spec *spec, bwi_dtype real, bw_error *err);
 
 /* Bytes of a part of scratch, so that the next one is aligned. */

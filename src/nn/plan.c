@@ -157,7 +157,7 @@ static void describe_values(bwi_exec *e)
 static int bits_of(const bwi_quant *wq)
 {
     bwi_quant q = *wq;
-    bwi_qstats made_up = {.n = 100, .mean_abs = .5, .std = .5, .min = -1, .max = 1, .max_abs = 1};
+    bwi_qstats made_up = {.n = 100, .mean_abs = .5, .mean_large = .7, .std = .5, .min = -1, .max = 1, .max_abs = 1};
     if (!q.ready && q.q->init) q.q->init(&q, &made_up);
     if (q.q->prepare(&q, &made_up, NULL)) return 0;
     const double a = q.k.mul * q.k.lo + q.k.add, b = q.k.mul * q.k.hi + q.k.add;
@@ -218,11 +218,15 @@ static void choose_integers(const bwi_exec *e, const bwi_step *s, bwi_conv_spec 
     if (can_use_codes(e, s, spec, &why)) {
         spec->src = BWI_DT_U8;
         if (e->train) spec->operand = BWI_DT_I16;
-    } else if (e->train && n->wq && !e->value[s->in[0]].aq && (n->wq->q->real_codes || bits_of(n->wq))) {
-        spec->operand = BWI_DT_I16;
-    } else if (e->note) {
-        bwi_text_add(e->note, "fast: %s: forward in float, exact on codes (%s)\n", n->name, why);
+        return;
     }
+    if (!spec->codes && n->wq) {
+        const bool small = n->wq->q->real_codes || bits_of(n->wq);
+        if (e->train && small) spec->operand = BWI_DT_I16;
+        why = small ? NULL : "weight codes beyond int8";
+    }
+    if (e->note && why)
+        bwi_text_add(e->note, "fast: %s: in float%s (%s)\n", n->name, spec->codes ? ", forward exact on codes" : "", why);
 }
 
 /* Layers, and how many of them multiply bytes, have float sources of 16 bits, and gradients of 16 bits. */

@@ -135,7 +135,7 @@ static const bwi_key keys[] = {
     BOOL("train.drop_last", train.drop_last, "false", "leave out the last batch of an epoch when it is smaller"),
     INT("train.seed", train.seed, "1", 0, 2147483647, "of initial weights, order and augmentation"),
     NAME("train.precision", train.precision, "f32", precisions,
-         "arithmetic of convolutions; fast: exact integers forward, gradients of 16 bits"),
+         "arithmetic of convolutions; fast: integers, codes as they are and in training what is float as 16 bits"),
     INT("train.threads", train.threads, "0", 0, 1024, "threads; 0: one for every core of this process"),
     INT("train.eval_every", train.eval_every, "1", 0, 1e6,
         "evaluate after every so many epochs, and after the last one; 0: only then"),

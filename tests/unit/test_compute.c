@@ -427,7 +427,8 @@ static double top_of(double terms, double other)
 
 /* Largest steps of what was rounded: half of one is what an operand may be off. */
 typedef struct steps {
-    double gradient, src, src_back; /* the source in the forward pass and in the weights' gradient */
+    double data, src;                  /* of the gradient for the source's gradient, of the source forward */
+    double pair_gradient, pair_source; /* of both for the weights' gradient */
 } steps;
 
 static steps steps_of(const problem *p, double weight)
@@ -435,10 +436,9 @@ static steps steps_of(const problem *p, double weight)
     const bwi_conv_spec *s = &p->spec;
     const bool real_src = s->src == BWI_DT_F32;
     const double ow = bwi_conv_out(s->iw, s->kw, s->stride, s->pad), row = ow > 257 ? 2 * ceil(ow / 2) : 257;
-    const double taps = s->kh * s->kw, pairs = top_of(row, real_src ? 2047 : 255);
-    const double top = s->need_gsrc ? fmin(pairs, top_of(taps * s->oc, weight)) : pairs;
-    const double src = real_src ? largest(p->src, p->n_src) : 0;
-    return (steps){largest(p->gdst, p->n_dst) / top, src / top_of(taps * s->ic, weight), src / 2047};
+    const double taps = s->kh * s->kw, g = largest(p->gdst, p->n_dst), src = real_src ? largest(p->src, p->n_src) : 0;
+    return (steps){g / top_of(taps * s->oc, weight), src / top_of(taps * s->ic, weight), g / top_of(row, real_src ? 2047 : 255),
+                   src / 2047};
 }
 
 static void check_bounds(const problem *p, const char *what, const double *got, const double *want, const double *off,
@@ -460,9 +460,9 @@ static void within_steps(const problem *got, steps step)
     memcpy(want.w, got->w, got->n_w * sizeof(double));
     memcpy(want.gdst, got->gdst, got->n_dst * sizeof(double));
     want.scale = got->scale, want.back_scale = got->back_scale;
-    fill(off.src, off.n_src, .50001 * step.src), fill(off.gdst, off.n_dst, .50001 * step.gradient);
-    fill(off_g.gdst, off.n_dst, .50001 * step.gradient), fill(off_src.src, off.n_src, .50001 * step.src_back);
-    for (size_t i = 0; i < off.n_src; i++) off_g.src[i] += .50001 * step.src_back;
+    fill(off.src, off.n_src, .50001 * step.src), fill(off.gdst, off.n_dst, .50001 * step.data);
+    fill(off_g.gdst, off.n_dst, .50001 * step.pair_gradient), fill(off_src.src, off.n_src, .50001 * step.pair_source);
+    for (size_t i = 0; i < off.n_src; i++) off_g.src[i] += .50001 * step.pair_source;
     problem *all[] = {&want, &sum, &off, &off_g, &off_src};
     for (int i = 0; i < 5; i++) assert_int_equal(solve(all[i], &bwi_compute_reference_f64), BW_OK);
     for (size_t i = 0; i < off.n_w; i++) off.gw[i] = off_g.gw[i] + off_src.gw[i];
@@ -495,17 +495,17 @@ static void integers_against_double(const bwi_conv_spec *shape, int seed)
 /* A float source, and weights that are integers or lie beside them. */
 static void reals_against_double(const bwi_conv_spec *shape, int seed)
 {
-    static const int fill_w[][2] = {{-128, 127}, {-1, 1}, {-127, -127}, {0, 255}};
-    for (int f = 0; f < 8; f++) {
+    static const int fill_w[][2] = {{-128, 127}, {-1, 1}, {-127, -127}, {0, 255}, {1275, 1530}, {-40255, -40000}};
+    for (int f = 0; f < 12; f++) {
         bwi_conv_spec s = *shape;
         s.src = BWI_DT_F32, s.operand = BWI_DT_I16;
         problem p = problem_make(&s);
         bwi_rng r = bwi_rng_make(8, BWI_RNG_TEST, (uint64_t)seed, (uint64_t)f);
-        const int low = fill_w[f % 4][0], high = fill_w[f % 4][1];
+        const int low = fill_w[f % 6][0], high = fill_w[f % 6][1];
         fill_real(p.src, p.n_src, &r), fill_real(p.gdst, p.n_dst, &r), fill_int(p.w, p.n_w, low, high, &r);
-        if (f % 4 == 3 || f > 5) /* in multiples of 1 / 8, which are exact */
+        if (f % 2) /* in multiples of 1 / 8, which are exact */
             for (size_t i = 0; i < p.n_w; i++) p.w[i] -= f + .375;
-        if (f >= 4) fill(p.src, p.n_src, f & 1 ? 2e-6 : -3e5), fill(p.gdst, p.n_dst, f & 1 ? 3e-5 : -1e7);
+        if (f >= 6) fill(p.src, p.n_src, f & 1 ? 2e-6 : -3e5), fill(p.gdst, p.n_dst, f & 1 ? 3e-5 : -1e7);
         p.scale = 0.37, p.back_scale = f & 2 ? 1.7 : 1;
         const bw_status st = solve(&p, &bwi_compute_onednn), expect = has_integers(&s) ? BW_OK : BW_UNSUPPORTED;
         CHECK(&s, st == expect, "status %d, wanted %d", st, expect);
@@ -635,6 +635,9 @@ static void not_finite(void)
         if (value[v] > 0 && value[v] < 1) fill(p.src, p.n_src, value[v]);
         p.src[77] = value[v];
         assert_int_equal(solve(&p, &bwi_compute_onednn), BW_OK);
+        for (size_t i = 0; i < p.n_w; i++)
+            CHECK(&s, isnan(p.gw[i]) || (fabs(value[v]) < 1 && p.gw[i] == 0), "weights %g", p.gw[i]);
+        for (size_t i = 0; i < p.n_src; i++) CHECK(&s, p.gsrc[i] > 0, "data %g", p.gsrc[i]);
         for (size_t i = 0; i < p.n_dst; i++)
             CHECK(&s, p.dst[i] == 0 || (i < p.n_dst / 2 && isnan(p.dst[i]) && !(fabs(value[v]) < 1)), "forward %g", p.dst[i]);
         CHECK(&s, isnan(p.dst[77]) == !(fabs(value[v]) < 1), "forward %g", p.dst[77]);
@@ -762,6 +765,7 @@ static void bad_descriptions_are_refused(void **state)
         REFUSED(src = BWI_DT_U8; s_.wbits = 9, BW_ARG, "weights of 9 bits");
         REFUSED(src = BWI_DT_U8; s_.abits = 0, BW_ARG, "codes of 0");
         REFUSED(src = table->real == BWI_DT_F32 ? BWI_DT_F64 : BWI_DT_F32, BW_ARG, "source must be");
+        REFUSED(operand = BWI_DT_I16; s_.codes = true, BW_ARG, "exact");
         if (table == &bwi_compute_onednn) {
             good = (bwi_conv_spec){.n = 1,
                                    .ih = 1,
