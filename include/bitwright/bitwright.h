@@ -269,7 +269,7 @@ typedef struct bw_search_options {
 typedef struct bw_search_result {
     int layers, evaluations;
     int images; /* for validation */
-    bool seen;  /* they are of the images that the model was trained on, since its recipe held none out (data.holdout) */
+    bool seen;  /* the model, or what it started from, was trained on them: its recipe held none out (data.holdout) */
     uint8_t bits[BW_SEARCH_LAYERS]; /* [layers] in the order of the network */
     double error;                   /* top-1 on the validation images, percent */
     double cost, limit;             /* of the network, and the budget */
@@ -281,7 +281,7 @@ typedef struct bw_search_result {
  * which bw_recipe_load and bw_train take as it is: the model's recipe with one rule of quant.layers for each layer. BW_ARG: a budget that no
  * assignment keeps, or a folder of another search, naming what differs. */
 BW_MUST_USE bw_status bw_search(const char *model, const bw_search_options *options, bw_search_result *result, bw_error *err);
-/* *text (freed with bw_free): a line for each search and a table of the runs. Writes bits.svg (bits of each layer, one row for each search),
+/* *text (not NULL; freed with bw_free): a line for each search and a table of the runs. Writes bits.svg (bits of each layer, one row for each search),
  * accuracy.svg (accuracy against size), curves.svg (the runs by epoch) and report.json with the same numbers into out_dir, unless it is
  * NULL. folders: of searches (bw_search) and of trained networks (bw_train), in any order; a search counts by its validation error, a run
  * by its test accuracy. */

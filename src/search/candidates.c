@@ -69,6 +69,17 @@ fail:
     return st;
 }
 
+/* Whether the model's training saw the images that its recipe held out: through what it started from, unless that held out the same. */
+static bool start_saw(const bw_recipe *r)
+{
+    bwi_model start = {0};
+    if (!*r->init) return false;
+    const bool unknown = bwi_model_open(&start, r->init, NULL) != BW_OK;
+    const bool saw = unknown || start.recipe->data.holdout != r->data.holdout || *start.recipe->init;
+    bwi_model_close(&start);
+    return saw;
+}
+
 static bw_status open_images(bwi_candidates *c, const bwi_candidates_options *o, bw_error *err)
 {
     const bw_recipe *r = c->model.recipe;
@@ -78,7 +89,7 @@ static bw_status open_images(bwi_candidates *c, const bwi_candidates_options *o,
     BWI_TRY(bwi_open_data(&c->data, source, err));
     BWI_TRY(bwi_data_fits(c->data, c->worker[0].g, err));
     const int all = c->data->n[BWI_TRAIN], holdout = r->data.holdout ? r->data.holdout : all / 10;
-    c->seen = !r->data.holdout;
+    c->seen = !r->data.holdout || start_saw(r);
     c->calibrate_batch = o->calibrate_batch;
     int batches = o->calibrate_batches;
     if (c->calibrate_batch > all - holdout) c->calibrate_batch = all - holdout;
@@ -314,10 +325,19 @@ static bw_status forward(bwi_exec *e, const bwi_candidates *c, const images *fro
     return bwi_exec_forward(e, n, train, NULL, err);
 }
 
+/* What an assignment before left may be no number, which no momentum takes away. */
+static void clear_statistics(const bwi_graph *g)
+{
+    for (int i = 0; i < g->n_params; i++)
+        if (g->param[i].role == BWI_PARAM_STATE)
+            memset(g->param[i].data, 0, g->param[i].numel * bwi_dtype_size(g->param[i].dtype));
+}
+
 /* Running statistics become the plain average of the batches' (methods 4.5). */
 static bw_status calibrate(const bwi_candidates *c, worker *w, bw_error *err)
 {
     const int batch = c->calibrate_batch;
+    clear_statistics(w->g);
     for (int k = 0; k * batch < c->calibrate.n; k++) {
         bwi_graph_momentum(w->g, 1.0 / (k + 1));
         const bw_status st = forward(w->calibrate, c, &c->calibrate, k * batch, batch, true, err);
@@ -348,7 +368,9 @@ static bw_status evaluate_one(bwi_candidates *c, worker *w, int i, void *arg, bw
     }
     j->error[i] = 100 - 100 * (double)right / c->valid.n;
 fail:
-    return st == BW_NUMERIC ? bwi_fail_in(err, st, "evaluation") : st;
+    if (st != BW_NUMERIC) return st;
+    j->error[i] = 100; /* a network that computes no numbers is wrong about every image, and no reason to stop */
+    return BW_OK;
 }
 
 bw_status bwi_candidates_evaluate(void *candidates, const uint8_t *bits, int count, double *error, bw_error *err)

@@ -31,8 +31,8 @@ bool bwi_candidates_layer(const bwi_candidates *c, int i, bwi_searched_layer *la
 /* Range of bits that the model was trained for, or that its quantizer has. */
 void bwi_candidates_range(const bwi_candidates *c, int *lo, int *hi);
 const bwi_model *bwi_candidates_model(const bwi_candidates *c);
-/* Validation images. *seen: the model was trained on them, since its recipe held none out (data.holdout); a tenth of the training images then
- * serves, which suits quantizing a trained model but is no fair judge of training. */
+/* Validation images. *seen: the model was trained on them, since its recipe held none out (data.holdout), and a tenth of the training images
+ * serves, or since what it started from (init) was, or may have been. That suits quantizing a trained model but is no fair judge of training. */
 int bwi_candidates_images(const bwi_candidates *c, bool *seen);
 /* bwi_problem.evaluate and .sensitivity; context: the bwi_candidates. */
 BW_MUST_USE bw_status bwi_candidates_evaluate(void *c, const uint8_t *bits, int count, double *error, bw_error *err);

@@ -14,5 +14,6 @@ typedef struct bwi_latencies {
 
 /* Only l->network and l->real: what would be measured. */
 BW_MUST_USE bw_status bwi_latencies_identify(bwi_latencies *l, const bwi_costing *c, bw_error *err);
+/* The rest of what bwi_latencies_identify has begun. */
 BW_MUST_USE bw_status bwi_latencies_measure(bwi_latencies *l, const bwi_costing *c, bw_error *err);
 #endif

@@ -10,18 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *s = json_string_value(json_object_get(object, key));
-    return s ? s : "";
-}
-
-static double number_of(const json_t *object, const char *key)
-{
-    const json_t *value = json_object_get(object, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
 /* ---- Bits of each layer -------------------------------------------------------------------------------------------------- */
 
 enum { LEFT = 58, BAR = 26, ROW = 118, HEAD = 40, FOOT = 120, LEGEND = 230 };
@@ -38,14 +26,14 @@ static void draw_bits(bwi_text *t, const json_t *search, double top, int i, int 
                         .to_y = BWI_SEARCH_BITS};
     char color[32], label[200], number[8];
     size_t k;
-    snprintf(label, sizeof label, "%.60s: %.5g %s, validation error %.2f %%", text_of(search, "label"),
-             number_of(search, "cost"), text_of(search, "unit"), number_of(search, "error"));
+    snprintf(label, sizeof label, "%.60s: %.5g %s, validation error %.2f %%", bwi_json_text(search, "label"),
+             bwi_json_at(search, "cost"), bwi_json_text(search, "unit"), bwi_json_at(search, "error"));
     bwi_svg_label(t, LEFT, top + 14, 12, BWI_ANCHOR_START, 0, label);
     bwi_svg_axis_y(t, &a, 4);
     bwi_svg_hue(color, i, n);
     json_array_foreach(layers, k, layer)
     {
-        const int bits = (int)number_of(layer, "bits");
+        const int bits = (int)bwi_json_at(layer, "bits");
         const double x = bwi_axes_x(&a, (double)k), y = bwi_axes_y(&a, bits);
         bwi_svg_rect(t, x + 3, y, BAR - 6, a.bottom - y, color);
         snprintf(number, sizeof number, "%d", bits);
@@ -61,7 +49,7 @@ static bool same_layers(const json_t *a, const json_t *b)
     if (json_array_size(x) != json_array_size(y)) return false;
     json_array_foreach(x, i, layer)
     {
-        if (strcmp(text_of(layer, "name"), text_of(json_array_get(y, i), "name")) != 0) return false;
+        if (strcmp(bwi_json_text(layer, "name"), bwi_json_text(json_array_get(y, i), "name")) != 0) return false;
     }
     return true;
 }
@@ -88,7 +76,7 @@ char *bwi_bits_picture(const json_t *searches)
         if (i + 1 < (size_t)n && same_layers(search, json_array_get(searches, i + 1))) continue;
         json_array_foreach(json_object_get(search, "layers"), k, layer) /* names below the last of those that share them */
         {
-            bwi_svg_label(&t, LEFT + BAR * ((double)k + 0.5) + 3, top, 10, BWI_ANCHOR_END, -60, text_of(layer, "name"));
+            bwi_svg_label(&t, LEFT + BAR * ((double)k + 0.5) + 3, top, 10, BWI_ANCHOR_END, -60, bwi_json_text(layer, "name"));
         }
         top += FOOT;
     }
@@ -115,7 +103,7 @@ static int by_size(const void *a, const void *b)
 
 static bool in_series(const json_t *point, const struct series *s)
 {
-    return !strcmp(text_of(point, "kind"), s->kind) && !strcmp(text_of(point, "split"), s->split);
+    return !strcmp(bwi_json_text(point, "kind"), s->kind) && !strcmp(bwi_json_text(point, "split"), s->split);
 }
 
 /* Points of a series that are of one network, sorted by size. */
@@ -126,9 +114,9 @@ static int points_of(const json_t *points, const struct series *s, const char *n
     int n = 0;
     json_array_foreach(points, i, point)
     {
-        if (!in_series(point, s) || strcmp(text_of(point, "network"), network) != 0 || n == MOST_POINTS) continue;
-        at[n][0] = number_of(point, "weight_bytes") / 1e3;
-        at[n][1] = number_of(point, "accuracy");
+        if (!in_series(point, s) || strcmp(bwi_json_text(point, "network"), network) != 0 || n == MOST_POINTS) continue;
+        at[n][0] = bwi_json_at(point, "weight_bytes") / 1e3;
+        at[n][1] = bwi_json_at(point, "accuracy");
         n += isfinite(at[n][0]) && isfinite(at[n][1]);
     }
     qsort(at, (size_t)n, sizeof *at, by_size);
@@ -143,7 +131,7 @@ static void range_of(const json_t *points, bwi_axes *a)
     double low = INFINITY, high = -INFINITY, most = 0;
     json_array_foreach(points, i, point)
     {
-        const double y = number_of(point, "accuracy"), x = number_of(point, "weight_bytes") / 1e3;
+        const double y = bwi_json_at(point, "accuracy"), x = bwi_json_at(point, "weight_bytes") / 1e3;
         if (isfinite(y)) low = fmin(low, y), high = fmax(high, y);
         if (isfinite(x)) most = fmax(most, x);
     }
@@ -161,7 +149,7 @@ static bool was_drawn(const json_t *points, size_t i, const struct series *s)
     const json_t *point = json_array_get(points, i), *earlier;
     for (size_t k = 0; k < i; k++) {
         earlier = json_array_get(points, k);
-        if (in_series(earlier, s) && !strcmp(text_of(earlier, "network"), text_of(point, "network"))) return true;
+        if (in_series(earlier, s) && !strcmp(bwi_json_text(earlier, "network"), bwi_json_text(point, "network"))) return true;
     }
     return false;
 }
@@ -185,7 +173,7 @@ static void draw_series(bwi_text *t, const bwi_axes *a, const json_t *points, in
     json_array_foreach(points, i, point)
     {
         if (!in_series(point, s) || was_drawn(points, i, s)) continue;
-        const int n = points_of(points, s, text_of(point, "network"), at);
+        const int n = points_of(points, s, bwi_json_text(point, "network"), at);
         draw_network(t, a, s, n, (const double(*)[2])at);
     }
     bwi_svg_curve(t, &x, &middle, 1, s->color);
@@ -233,7 +221,7 @@ static bw_status add_point(report *r, const char *folder, const char *network, c
 /* Errors are percentages, and bytes fit a file; either may be unknown. */
 static bool is_measured(const json_t *object)
 {
-    const double error = number_of(object, "error"), bytes = number_of(object, "weight_bytes");
+    const double error = bwi_json_at(object, "error"), bytes = bwi_json_at(object, "weight_bytes");
     return !(error < 0 || error > 100 || bytes < 0 || bytes > 1e15);
 }
 
@@ -258,7 +246,7 @@ static bw_status add_search(report *r, const char *folder, const char *path, bw_
 {
     json_error_t where;
     json_t *search = json_load_file(path, 0, &where), *other;
-    const char *network = text_of(json_object_get(search, "search"), "model");
+    const char *network = bwi_json_text(json_object_get(search, "search"), "model");
     size_t i;
     bw_status st;
     if (!is_result(search)) {
@@ -266,15 +254,16 @@ static bw_status add_search(report *r, const char *folder, const char *path, bw_
         return bwi_fail(err, BW_FORMAT, "%s: it is not the result of a search; search again with resume", path);
     }
     if (json_object_set_new(search, "folder", json_string(folder)) ||
-        json_object_set_new(search, "label", json_sprintf("%s, %s", text_of(search, "budget"), text_of(search, "method"))) ||
+        json_object_set_new(search, "label",
+                            json_sprintf("%s, %s", bwi_json_text(search, "budget"), bwi_json_text(search, "method"))) ||
         json_array_append_new(r->searches, search))
         return no_memory(err);
-    BWI_TRY(add_point(r, folder, network, "search", "validation", number_of(search, "weight_bytes"),
-                      100 - number_of(search, "error"), err));
+    BWI_TRY(add_point(r, folder, network, "search", "validation", bwi_json_at(search, "weight_bytes"),
+                      100 - bwi_json_at(search, "error"), err));
     json_array_foreach(json_object_get(search, "uniform"), i, other)
     {
-        BWI_TRY(add_point(r, folder, network, "uniform", "validation", number_of(other, "weight_bytes"),
-                          100 - number_of(other, "error"), err));
+        BWI_TRY(add_point(r, folder, network, "uniform", "validation", bwi_json_at(other, "weight_bytes"),
+                          100 - bwi_json_at(other, "error"), err));
     }
 fail:
     return st;
@@ -286,7 +275,8 @@ static bw_status add_run(report *r, const char *folder, bw_error *err)
     const bw_status st = bwi_run_read(folder, &run, err);
     if (st) return st;
     if (json_array_append_new(r->runs, run)) return no_memory(err);
-    return add_point(r, folder, "", text_of(run, "kind"), "run", number_of(run, "weight_bytes"), number_of(run, "last"), err);
+    return add_point(r, folder, "", bwi_json_text(run, "kind"), "run", bwi_json_at(run, "weight_bytes"),
+                     bwi_json_at(run, "last"), err);
 }
 
 static bw_status add_folder(report *r, const char *folder, bw_error *err)
@@ -320,9 +310,9 @@ static bw_status make_text(const report *r, char **text, bw_error *err)
     bwi_text t = {0};
     json_array_foreach(r->searches, i, search)
     {
-        bwi_text_add(&t, "%s: %s: %.5g %s, weights %.1f kB, validation error %.2f %%\n", text_of(search, "folder"),
-                     text_of(search, "label"), number_of(search, "cost"), text_of(search, "unit"),
-                     number_of(search, "weight_bytes") / 1e3, number_of(search, "error"));
+        bwi_text_add(&t, "%s: %s: %.5g %s, weights %.1f kB, validation error %.2f %%\n", bwi_json_text(search, "folder"),
+                     bwi_json_text(search, "label"), bwi_json_at(search, "cost"), bwi_json_text(search, "unit"),
+                     bwi_json_at(search, "weight_bytes") / 1e3, bwi_json_at(search, "error"));
     }
     if (json_array_size(r->runs)) bwi_runs_table(&t, r->runs);
     *text = bwi_text_take(&t);

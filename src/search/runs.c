@@ -14,12 +14,6 @@ static double number_of(const json_t *value)
 {
     return json_is_number(value) ? json_number_value(value) : NAN;
 }
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *s = json_string_value(json_object_get(object, key));
-    return s ? s : "";
-}
-
 /* ---- Reading ------------------------------------------------------------------------------------------------------------- */
 
 /* Adds a line's value, null unless it is from 0 to most. */
@@ -48,16 +42,20 @@ typedef struct summary {
     double last, best, mean;
 } summary;
 
+/* Of the epochs that were evaluated. */
 static summary summarize(const json_t *top1)
 {
-    const size_t n = json_array_size(top1);
-    summary s = {NAN, NAN, n < LAST ? NAN : 0};
-    for (size_t i = 0; i < n; i++) {
+    summary s = {NAN, NAN, 0};
+    int known = 0;
+    for (size_t i = json_array_size(top1); i-- > 0;) {
         const double v = number_of(json_array_get(top1, i));
+        if (isnan(v)) continue;
+        if (!known) s.last = v;
+        if (known < LAST) s.mean += v / LAST;
         s.best = fmax(s.best, v);
-        s.last = v;
-        if (i + LAST >= n) s.mean += v / LAST;
+        known++;
     }
+    if (known < LAST) s.mean = NAN;
     return s;
 }
 
@@ -137,7 +135,7 @@ void bwi_runs_table(bwi_text *t, const json_t *runs)
     int width = 3;
     json_array_foreach(runs, i, run)
     {
-        const int n = (int)strlen(text_of(run, "folder"));
+        const int n = (int)strlen(bwi_json_text(run, "folder"));
         width = n > width ? n : width;
     }
     bwi_text_add(t, "%-*s %7s %11s %9s %6s %10s %7s %7s %10s\n", width, "run", "weights", "activations", "weight kB", "epochs",
@@ -146,7 +144,8 @@ void bwi_runs_table(bwi_text *t, const json_t *runs)
     {
         const json_t *loss = json_object_get(run, "train_loss");
         const size_t n = json_array_size(loss);
-        bwi_text_add(t, "%-*s %7s %11s", width, text_of(run, "folder"), text_of(run, "weights"), text_of(run, "activations"));
+        bwi_text_add(t, "%-*s %7s %11s", width, bwi_json_text(run, "folder"), bwi_json_text(run, "weights"),
+                     bwi_json_text(run, "activations"));
         add_cell(t, 9, 1, number_of(json_object_get(run, "weight_bytes")) / 1e3);
         bwi_text_add(t, " %6zu", n);
         add_cell(t, 10, 4, n ? number_of(json_array_get(loss, n - 1)) : NAN);
@@ -184,12 +183,15 @@ static bool draw_run(bwi_text *t, const bwi_axes *a, const json_t *values, const
 {
     const size_t n = json_array_size(values);
     double *x = bwi_malloc((2 * n + 1) * sizeof *x), *y = x + n;
+    int known = 0;
     if (!x) return false;
     for (size_t i = 0; i < n; i++) {
-        x[i] = bwi_axes_x(a, (double)i + 1);
-        y[i] = bwi_axes_y(a, number_of(json_array_get(values, i)));
+        const double v = number_of(json_array_get(values, i));
+        if (isnan(v)) continue;
+        x[known] = bwi_axes_x(a, (double)i + 1);
+        y[known++] = bwi_axes_y(a, v);
     }
-    bwi_svg_curve(t, x, y, (int)n, color);
+    bwi_svg_curve(t, x, y, known, color);
     bwi_free(x);
     return true;
 }
@@ -233,7 +235,7 @@ char *bwi_curves_picture(const json_t *runs)
     {
         const double x = RIGHT + 16, y = HEAD + LINE * ((double)i + 0.5);
         bwi_svg_curve(&t, &x, &y, 1, bwi_svg_hue(color, (int)i, (int)n));
-        bwi_svg_label(&t, x + 8, y + 4, 11, BWI_ANCHOR_START, 0, text_of(run, "folder"));
+        bwi_svg_label(&t, x + 8, y + 4, 11, BWI_ANCHOR_START, 0, bwi_json_text(run, "folder"));
     }
     bwi_svg_end(&t);
     char *picture = bwi_text_take(&t);

@@ -154,12 +154,6 @@ json_t *bwi_analysis_json(const bwi_analysis *a, json_t *history)
 
 /* ---- Table --------------------------------------------------------------------------------------------------------------- */
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *s = json_string_value(json_object_get(object, key));
-    return s ? s : "";
-}
-
 /* A cell: the number with printf's format, or a dash. */
 static void cell(bwi_text *t, int width, const char *format, const json_t *number)
 {
@@ -182,8 +176,8 @@ static const json_t *last_delta(const json_t *analysis, const json_t *tensor)
     json_array_foreach(json_object_get(json_object_get(analysis, "history"), "series"), i, s)
     {
         const json_t *values = json_object_get(s, "values");
-        if (!strcmp(text_of(s, "key"), "delta") && !strcmp(text_of(s, "layer"), text_of(tensor, "layer")) &&
-            !strcmp(text_of(s, "role"), text_of(tensor, "role")))
+        if (!strcmp(bwi_json_text(s, "key"), "delta") && !strcmp(bwi_json_text(s, "layer"), bwi_json_text(tensor, "layer")) &&
+            !strcmp(bwi_json_text(s, "role"), bwi_json_text(tensor, "role")))
             return json_array_get(values, json_array_size(values) - 1);
     }
     return NULL;
@@ -195,8 +189,8 @@ static void tensor_row(bwi_text *t, const json_t *analysis, const json_t *x)
     const json_t *ratio = json_object_get(x, "ratio");
     char quantizer[48];
     snprintf(quantizer, sizeof quantizer, "%d bit %s", (int)json_integer_value(json_object_get(x, "bits")),
-             text_of(x, "quantizer"));
-    bwi_text_add(t, "%-24s %-10s %-14s", text_of(x, "layer"), text_of(x, "role"), quantizer);
+             bwi_json_text(x, "quantizer"));
+    bwi_text_add(t, "%-24s %-10s %-14s", bwi_json_text(x, "layer"), bwi_json_text(x, "role"), quantizer);
     cell(t, 9, "e", param);
     bwi_text_add(t, " %7.2f %7.3f", 100 * json_number_value(json_object_get(x, "clipped")),
                  json_number_value(json_object_get(x, "entropy")));
@@ -210,8 +204,8 @@ void bwi_analysis_text(const json_t *analysis, bwi_text *t)
 {
     const json_t *x;
     size_t i;
-    bwi_text_add(t, "%s: %s, %d test and %d training batches\n", text_of(analysis, "file"), text_of(analysis, "network"),
-                 (int)json_integer_value(json_object_get(analysis, "test_batches")),
+    bwi_text_add(t, "%s: %s, %d test and %d training batches\n", bwi_json_text(analysis, "file"),
+                 bwi_json_text(analysis, "network"), (int)json_integer_value(json_object_get(analysis, "test_batches")),
                  (int)json_integer_value(json_object_get(analysis, "train_batches")));
     bwi_text_add(t, "%-24s %-10s %-14s %9s %7s %7s %29s %20s %9s\n", "", "", "", "first", "clipped", "entropy",
                  "R with gradient scale", "|s - s_min| / s, %", "");
@@ -227,7 +221,7 @@ void bwi_analysis_text(const json_t *analysis, bwi_text *t)
         if (json_is_integer(json_object_get(x, "bits")))
             snprintf(bits, sizeof bits, "%d bit", (int)json_integer_value(json_object_get(x, "bits")));
         snprintf(what, sizeof what, "mean of %d", (int)json_integer_value(json_object_get(x, "tensors")));
-        bwi_text_add(t, "%-24s %-10s %-55s %9s %9s", what, text_of(x, "role"), bits, "", "");
+        bwi_text_add(t, "%-24s %-10s %-55s %9s %9s", what, bwi_json_text(x, "role"), bits, "", "");
         distance_cells(t, x);
         bwi_text_add(t, "\n");
     }

@@ -7,18 +7,6 @@
 #define LEVEL_COLOR "#c0392b"
 #define BAR_COLOR   "#7f9fc4"
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *s = json_string_value(json_object_get(object, key));
-    return s ? s : "";
-}
-
-static double number_of(const json_t *object, const char *key)
-{
-    const json_t *value = json_object_get(object, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
 static double number_at(const json_t *list, size_t i)
 {
     const json_t *value = json_array_get(list, i);
@@ -52,7 +40,7 @@ static void draw_levels(bwi_text *t, const bwi_axes *a, const json_t *codes)
 static void draw_panel(bwi_text *t, const json_t *tensor, double left, double top)
 {
     const json_t *h = json_object_get(tensor, "histogram"), *counts = json_object_get(h, "counts");
-    const double zeros = number_of(h, "zeros") / number_of(tensor, "values");
+    const double zeros = bwi_json_at(h, "zeros") / bwi_json_at(tensor, "values");
     const int bins = (int)json_array_size(counts);
     char text[128];
     double most = 0;
@@ -61,13 +49,13 @@ static void draw_panel(bwi_text *t, const json_t *tensor, double left, double to
                         .right = left + PANEL_WIDTH - 14,
                         .top = top + 48,
                         .bottom = top + PANEL_HEIGHT - 24,
-                        .from_x = number_of(h, "from"),
-                        .to_x = number_of(h, "to"),
+                        .from_x = bwi_json_at(h, "from"),
+                        .to_x = bwi_json_at(h, "to"),
                         .to_y = most > 0 ? most : 1};
     const double width = (a.right - a.left) / bins;
-    bwi_svg_label(t, left + 14, top + 14, 12, BWI_ANCHOR_START, 0, text_of(tensor, "layer"));
-    int at = snprintf(text, sizeof text, "%d bit %s, %.1f %% clipped, %.2f bits", (int)number_of(tensor, "bits"),
-                      text_of(tensor, "quantizer"), 100 * number_of(tensor, "clipped"), number_of(tensor, "entropy"));
+    bwi_svg_label(t, left + 14, top + 14, 12, BWI_ANCHOR_START, 0, bwi_json_text(tensor, "layer"));
+    int at = snprintf(text, sizeof text, "%d bit %s, %.1f %% clipped, %.2f bits", (int)bwi_json_at(tensor, "bits"),
+                      bwi_json_text(tensor, "quantizer"), 100 * bwi_json_at(tensor, "clipped"), bwi_json_at(tensor, "entropy"));
     if (zeros > 0.0005 && at < (int)sizeof text) snprintf(text + at, sizeof text - (size_t)at, ", %.0f %% zero", 100 * zeros);
     bwi_svg_label(t, left + 14, top + 28, 10, BWI_ANCHOR_START, 0, text);
     for (int i = 0; i < bins; i++) {
@@ -82,7 +70,7 @@ static size_t count_role(const json_t *analysis, const char *role)
 {
     const json_t *x;
     size_t i, n = 0;
-    json_array_foreach(json_object_get(analysis, "tensors"), i, x) n += !strcmp(text_of(x, "role"), role);
+    json_array_foreach(json_object_get(analysis, "tensors"), i, x) n += !strcmp(bwi_json_text(x, "role"), role);
     return n;
 }
 
@@ -97,7 +85,7 @@ static void draw_histograms(bwi_text *t, const json_t *analysis, const char *rol
                       : "Activations before quantization but zeros, levels in red with the share of their codes");
     json_array_foreach(json_object_get(analysis, "tensors"), i, x)
     {
-        if (strcmp(text_of(x, "role"), role)) continue;
+        if (strcmp(bwi_json_text(x, "role"), role)) continue;
         draw_panel(t, x, (double)(at % COLUMNS) * PANEL_WIDTH, HEAD + (double)(at / COLUMNS) * PANEL_HEIGHT);
         at++;
     }
@@ -120,7 +108,7 @@ static size_t ratio_range(const json_t *analysis, double *least, double *most)
         const json_t *ratio = json_object_get(x, "ratio");
         n += json_is_object(ratio);
         for (int k = 0; k < BWI_RATIOS; k++) {
-            const double r = number_of(ratio, scales[k]);
+            const double r = bwi_json_at(ratio, scales[k]);
             if (r > 0) *least = fmin(*least, r), *most = fmax(*most, r);
         }
     }
@@ -154,12 +142,12 @@ static void draw_ratios(bwi_text *t, const json_t *analysis)
         if (!json_is_object(ratio)) continue;
         const double left = a.left + at++ * GROUP + 4;
         for (int k = 0; k < BWI_RATIOS; k++) {
-            const double r = number_of(ratio, scales[k]);
+            const double r = bwi_json_at(ratio, scales[k]);
             if (!(r > 0)) continue;
             const double y = bwi_axes_y(&a, r);
             bwi_svg_rect(t, left + k * BAR, y, BAR - 1, a.bottom - y, scale_color[k]);
         }
-        bwi_svg_label(t, left + 1.5 * BAR, a.bottom + 12, 10, BWI_ANCHOR_END, -60, text_of(x, "layer"));
+        bwi_svg_label(t, left + 1.5 * BAR, a.bottom + 12, 10, BWI_ANCHOR_END, -60, bwi_json_text(x, "layer"));
     }
     bwi_svg_line(t, a.left, bwi_axes_y(&a, 1), a.right, bwi_axes_y(&a, 1), BWI_SVG_INK, 1);
     bwi_svg_line(t, a.left, a.bottom, a.right, a.bottom, BWI_SVG_INK, 1);
@@ -187,9 +175,9 @@ static const char *history_key(const json_t *analysis, int i)
     size_t k, j;
     json_array_foreach(list, k, s)
     {
-        const char *key = text_of(s, "key");
+        const char *key = bwi_json_text(s, "key");
         bool seen = !is_plain(key);
-        json_array_foreach(list, j, before) seen = seen || (j < k && !strcmp(text_of(before, "key"), key));
+        json_array_foreach(list, j, before) seen = seen || (j < k && !strcmp(bwi_json_text(before, "key"), key));
         if (!seen && i-- == 0) return key;
     }
     return NULL;
@@ -205,7 +193,7 @@ static int series_range(const json_t *analysis, const char *key, const char *rol
     *most = -INFINITY;
     json_array_foreach(series_of(analysis), i, s)
     {
-        if (strcmp(text_of(s, "key"), key) || strcmp(text_of(s, "role"), role)) continue;
+        if (strcmp(bwi_json_text(s, "key"), key) || strcmp(bwi_json_text(s, "role"), role)) continue;
         n++;
         json_array_foreach(json_object_get(s, "values"), j, v)
         {
@@ -254,12 +242,12 @@ static void draw_chart(bwi_text *t, const json_t *analysis, const char *key, con
     bwi_svg_label(t, (a.left + a.right) / 2, a.bottom + 30, 10, BWI_ANCHOR_MIDDLE, 0, "epoch");
     json_array_foreach(series_of(analysis), i, s)
     {
-        if (strcmp(text_of(s, "key"), key) || strcmp(text_of(s, "role"), role)) continue;
+        if (strcmp(bwi_json_text(s, "key"), key) || strcmp(bwi_json_text(s, "role"), role)) continue;
         const double y = a.top + at * LEGEND_ROW;
         bwi_svg_hue(color, at++, n);
         draw_series(t, &a, epochs, json_object_get(s, "values"), color);
         bwi_svg_rect(t, a.right + 14, y - 4, 12, 3, color);
-        bwi_svg_label(t, a.right + 30, y, 10, BWI_ANCHOR_START, 0, text_of(s, "layer"));
+        bwi_svg_label(t, a.right + 30, y, 10, BWI_ANCHOR_START, 0, bwi_json_text(s, "layer"));
     }
 }
 

@@ -2,6 +2,18 @@
 #include <math.h>
 #include <string.h>
 
+const char *bwi_json_text(const json_t *object, const char *key)
+{
+    const char *s = json_string_value(json_object_get(object, key));
+    return s ? s : "";
+}
+
+double bwi_json_at(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
 json_t *bwi_json_number(double x)
 {
     return isfinite(x) ? json_real(x) : json_null();

@@ -114,6 +114,15 @@ for file in bits.svg accuracy.svg curves.svg; do
 done
 tr -d '\n' <pictures/report.json >one && echo >>one
 json one '@{$o->{searches}} == 2 && @{$o->{points}} == 12 && @{$o->{runs}} == 2 && $o->{runs}[1]{kind} eq "hybrid" && $o->{runs}[1]{last} == $o->{runs}[1]{test_top1}[-1] && $o->{points}[-1]{kind} eq "hybrid" && $o->{points}[-1]{weight_bytes} == $o->{points}[0]{weight_bytes}'
+mkdir -p rare # a run that was not evaluated behind its last epoch
+echo "net: {family: resnet20}" >rare/recipe.yaml
+{
+    for epoch in $(seq 12); do echo "{\"epoch\":$epoch,\"train_loss\":1,\"test_top1\":$((40 + epoch))}"; done
+    echo '{"epoch":13,"train_loss":0.5,"test_top1":null}'
+} >rare/log.jsonl
+expect 0 report rare --out pictures
+tr -d '\n' <pictures/report.json >one && echo >>one
+json one '$o->{runs}[0]{last} == 52 && $o->{runs}[0]{best} == 52 && $o->{runs}[0]{mean_of_last_10} == 47.5 && @{$o->{runs}[0]{train_loss}} == 13'
 expect 1 report whole nowhere --out pictures
 has err "nowhere: it holds neither a finished search"
 finish

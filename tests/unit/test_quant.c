@@ -562,7 +562,7 @@ static void test_values(void **state)
     q.theta[0] = 2;
     assert_int_equal(bwi_quant_prepare(&q, x, BWI_DT_F64, 5, &err), BW_OK);
     bwi_quant_backward(&q, x, BWI_DT_F64, g, q.k.scale, 5, gx);
-    for (int i = 0; i < 5; i++) expect_near(gx[i], 1); /* not times the scale */
+    for (int i = 0; i < 5; i++) expect_near(gx[i], 2); /* times the scale */
     expect_near(q.dtheta[0], 1);                       /* -1 - 1 + 1 + 1 + 1 */
 
     q = make("dorefa", "ste", BWI_WEIGHT, 2, false);

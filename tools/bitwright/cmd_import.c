@@ -56,14 +56,13 @@ static int print_report_json(const import_options *o, const char *report)
 }
 
 /* The report but for the names that were matched, of which there are as many as parameters; --json has them all. */
-static void print_report(const import_options *o, const char *report)
+static void print_report(const char *report, FILE *to)
 {
     for (const char *p = report; *p;) {
         const int n = (int)strcspn(p, "\n");
-        if (strncmp(p, "found: ", 7) != 0) printf("%.*s\n", n, p);
+        if (strncmp(p, "found: ", 7) != 0) fprintf(to, "%.*s\n", n, p);
         p += n + (p[n] == '\n');
     }
-    printf("wrote %s\n", o->out);
 }
 
 static int run(void *options_)
@@ -84,12 +83,13 @@ static int run(void *options_)
     bw_status status = bw_import(o->in, o->out, &i, &report, &err);
     int code = EXIT_OK;
     if (status != BW_OK) {
-        if (report) fputs(report, stderr);
+        if (report) print_report(report, stderr);
         code = report_failure("import", &err);
     } else if (o->json) {
         code = print_report_json(o, report);
     } else {
-        print_report(o, report);
+        print_report(report, stdout);
+        printf("wrote %s\n", o->out);
     }
     bw_free(report);
     return code;

@@ -22,7 +22,7 @@ const command command_report = {
     .text = "A search counts by its error on validation images, with the uniform bit-widths that it evaluated beside it; a run "
             "of training\n"
             "by its accuracy on the images that it was evaluated on: of the last epoch, the best, the mean of the last ten.",
-    .example = "bitwright report runs/*\n"
+    .example = "bitwright report runs/lsq-*\n"
                "bitwright report runs/hybrid-10x runs/hybrid-16x runs/hybrid-20x runs/uniform-3 --out pictures",
     .options = options,
     .n_options = COUNT(options),

@@ -273,7 +273,6 @@ static void collapse(const real *phi, size_t terms, double *c)
 }
 
 /* sums += dL/dphi from their S_k. In double for all variants: finish calls it. What floats collapse, doubles may take more than TERMS for. */
-void bwi_lstmfc_nodes_backward(const double *phi, double *sums);
 #if BWI_VARIANT == BWI_F64
 void bwi_lstmfc_nodes_backward(const double *phi, double *sums)
 {

@@ -1,12 +1,10 @@
 /* Binary weights. Courbariaux et al., BinaryConnect: Training Deep Neural Networks with binary weights during propagations, NeurIPS 2015.
  *   wq = s * sign(w), sign(0) = +1
- *   dL/dw = dL/dwq; the optimizer keeps w in [-1, 1];  dL/ds = sum dL/dwq * sign(w)
+ *   dL/dw = s * dL/dwq; the optimizer keeps w in [-1, 1];  dL/ds = sum dL/dwq * sign(w)
  * One factor s a layer, 1 at the start, is learned, as in the binary rows of Wang et al. 2020; with a rate of 0 for quantizer parameters this is
  * BinaryConnect itself. */
 #define Q_MODES 2
 #include "quant/quantizers/loops.h"
-
-enum { SLOPE }; /* of bwi_qk.v: 1 / s, which makes dL/dw = dL/dwq of dL/dc = s dL/dwq */
 
 BWI_INLINE real q_raw(int mode, qc k, real x)
 {
@@ -20,8 +18,8 @@ BWI_INLINE int q_inside(int mode, qc k, real raw)
 }
 BWI_INLINE real q_slope(int mode, qc k, real u)
 {
-    (void)mode, (void)u;
-    return k.v[SLOPE];
+    (void)mode, (void)k, (void)u;
+    return 1;
 }
 BWI_INLINE qsums q_terms(int mode, qc k, real u, real c, real gc, real gu)
 {
@@ -49,7 +47,7 @@ static bw_status prepare(bwi_quant *q, const bwi_qstats *stats, bw_error *err)
                         "binaryconnect: the mean absolute weight is %g and the scale %g; both must be finite and not 0; "
                         "the learning rate may be too high",
                         stats->mean_abs, s);
-    q->k = (bwi_qk){.lo = -1, .hi = 1, .unit = 0.5, .mul = 1, .scale = s, .v = {[SLOPE] = 1 / s}, .mode = BWI_QMODE_SIGN};
+    q->k = (bwi_qk){.lo = -1, .hi = 1, .unit = 0.5, .mul = 1, .scale = s, .mode = BWI_QMODE_SIGN};
     return BW_OK;
 }
 
@@ -61,7 +59,7 @@ static void finish(bwi_quant *q, const double *sums)
 static double surrogate(const bwi_quant *q, double x, double x_base, const double *theta, double factor)
 {
     (void)q;
-    return theta[0] * (x_base >= 0 ? 1 : -1) + factor * (x - x_base);
+    return theta[0] * ((x_base >= 0 ? 1 : -1) + factor * (x - x_base));
 }
 
 const bwi_quantizer bwi_quantizer_binaryconnect = {
