@@ -8,9 +8,10 @@
 typedef struct bwi_costing {
     const bwi_searched_layer *layer; /* [n]; activation_bits are those of the network that will be deployed */
     int n, lo, hi;
-    /* for costs that are measured; NULL where they are not: */
-    bw_recipe *recipe; /* of the network that will be deployed; the searched layers' bits are set by rules */
-    const char *table; /* file that keeps what was measured, and is taken as it is when it fits the network and the machine */
+    /* for costs of the deployed network; NULL where there are none: */
+    bw_recipe *recipe;   /* of the network that will be deployed; the searched layers' bits are set by rules */
+    const char *classes; /* names of classes as files hold them (BWI_META_CLASSES), or NULL */
+    const char *table;   /* file that keeps what was measured, and is taken as it is when it fits the network and the machine */
 } bwi_costing;
 
 typedef struct bwi_budget {

@@ -167,7 +167,7 @@ static bool budget(size_t i, row *r)
     if (!b) return false;
     r->name = b->name;
     r->help = b->summary;
-    add(r, "%s=LIMIT: %s; %s", b->name, b->values, b->cite);
+    add(r, "%s=LIMIT: %s%s%s", b->name, b->values, *b->cite ? "; " : "", b->cite);
     return true;
 }
 

@@ -103,6 +103,12 @@ static bw_status rename_recipe(const searching *s, bw_error *err)
     return st;
 }
 
+/* Their names, NULL where the model has none. */
+static const char *classes_of(const searching *s)
+{
+    return bwi_tensors_meta(&bwi_candidates_model(s->candidates)->file, BWI_META_CLASSES);
+}
+
 /* The model's recipe for training at fixed bits, on all training images, with the changes that the options ask for. */
 static bw_status make_recipe(searching *s, bw_error *err)
 {
@@ -157,7 +163,13 @@ static bw_status make_problem(searching *s, bw_error *err)
     BWI_TRY(take_layers(s, err));
     BWI_TRY(make_recipe(s, err));
     BWI_TRY(see_network(s, err));
-    const bwi_costing c = {.layer = s->layer, .n = p->n, .lo = p->lo, .hi = p->hi, .recipe = s->recipe, .table = s->table};
+    const bwi_costing c = {.layer = s->layer,
+                           .n = p->n,
+                           .lo = p->lo,
+                           .hi = p->hi,
+                           .recipe = s->recipe,
+                           .classes = classes_of(s),
+                           .table = s->table};
     if (o->overwrite) remove(s->table);
     BWI_TRY(s->budget->cost(s->budget, &c, s->limit, p, err));
     p->least = o->at_least * p->limit;
@@ -262,9 +274,7 @@ static bw_status finish(searching *s, const char *method, bw_search_result *resu
                            .seen = s->seen,
                            .out_dir = s->options->out_dir};
     bw_status st = bwi_recipe_set_bits(s->recipe, s->layer, best->bits, p->n, err);
-    if (!st)
-        st = bwi_packed_bytes(&outcome.packed_bytes, s->recipe,
-                              bwi_tensors_meta(&bwi_candidates_model(s->candidates)->file, BWI_META_CLASSES), err);
+    if (!st) st = bwi_packed_bytes(&outcome.packed_bytes, s->recipe, classes_of(s), err);
     if (st == BW_UNSUPPORTED) { /* what cannot be packed can still be searched and trained */
         if (err) *err = (bw_error){0};
         st = BW_OK;

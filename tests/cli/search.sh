@@ -22,7 +22,7 @@ refuse "bitwright search: --out is missing" search $model --budget size=16x
 refuse "bitwright search: --bits: '5-3' is not a range within 1-8" search $model --budget size=16x --out found --bits 5-3
 refuse "bitwright search: --bits: '3x' is not a range within 1-8" search $model --budget size=16x --out found --bits 3x
 refuse "bitwright search: --at-least: '1.5' is not a number from 0 to 1" search $model --budget size=16x --out found --at-least 1.5
-refuse "bitwright search: unknown budget 'sise': did you mean 'size'? Known: size, bitops, latency" search $model --budget sise=3x --out found
+refuse "bitwright search: unknown budget 'sise': did you mean 'size'? Known: size, file, bitops, latency" search $model --budget sise=3x --out found
 expect 2 search $model --budget size=16x --out found --method genetc
 has err "did you mean 'genetic'"
 expect 1 search nothing.safetensors --budget size=16x --out found
@@ -74,6 +74,9 @@ for method in greedy knapsack; do
     expect 0 search $model --budget bitops=20x --out $method $few --method $method --quiet
     has out "5 evaluations"
 done
+# A budget of the whole file is met by the file.
+expect 0 search $model --budget file=75kB --at-least 0.99 --out file $few --method knapsack --quiet --json
+json out '$o->{packed_bytes} <= 75000 + 64 && $o->{packed_bytes} >= .99 * 75000 && abs($o->{cost} * 1e3 - $o->{packed_bytes}) <= 64 && $o->{unit} eq "kB"'
 expect 0 search $model --budget latency=20ms --out latency --bits 2-3 $few --method random:evaluations=1 --quiet \
     --set hypernet.hidden=0 --set quant.weight=lsq --set quant.activation=lsq --set quant.activation_bits=4
 # What cannot be packed, here for its signed 1-bit input, has no size, but is found.

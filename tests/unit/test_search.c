@@ -577,7 +577,7 @@ static void test_budgets(void **state)
     static const struct {
         const char *text, *says;
     } bad[] = {
-        {"sise=16x", "unknown budget 'sise': did you mean 'size'? Known: size, bitops, latency"},
+        {"sise=16x", "unknown budget 'sise': did you mean 'size'? Known: size, file, bitops, latency"},
         {"size", "budget 'size': the limit is missing; write size=LIMIT, such as 16x (a 16th of float), 67.5kB, 0.0675MB"},
         {"size=", "the limit is missing"},
         {"size=16", "budget size=16: expected a limit such as 16x"},
