@@ -390,14 +390,16 @@ static int tensor_of(const bwi_graph *g, const bwi_quant *wanted)
     return -1;
 }
 
+static size_t weights_of(const bwi_candidates *c, int i)
+{
+    const bwi_graph *g = c->worker[0].g;
+    return g->param[g->node[c->node[i]].param[0]].numel;
+}
+
 static size_t largest_layer(const bwi_candidates *c)
 {
     size_t most = 0;
-    for (int i = 0; i < c->n; i++) {
-        const bwi_graph *g = c->worker[0].g;
-        const size_t n = g->param[g->node[c->node[i]].param[0]].numel;
-        most = n > most ? n : most;
-    }
+    for (int i = 0; i < c->n; i++) most = weights_of(c, i) > most ? weights_of(c, i) : most;
     return most;
 }
 
@@ -454,48 +456,48 @@ static bw_status curvatures(bwi_candidates *c, double *curvature, bw_error *err)
     return st;
 }
 
-/* The values of a layer's weights at some bits, [numel]. */
-static bw_status values_at(const bwi_quant *like, const bwi_param *w, int bits, float *values, bw_error *err)
+/* The values that layer i's weights have in the worker's network, [numel]. */
+static bw_status values_of(const bwi_candidates *c, const worker *w, int i, float *values, bw_error *err)
 {
-    bwi_quant q = *like;
-    q.ready = keeps_parameters(like, bits);
-    q.bits = bits;
-    const bw_status st = bwi_quant_prepare(&q, w->data, w->dtype, w->numel, err);
+    const bwi_node *layer = &w->g->node[c->node[i]];
+    const bwi_param *weight = &w->g->param[layer->param[0]];
+    const bw_status st = bwi_quant_prepare(layer->wq, weight->data, weight->dtype, weight->numel, err);
     if (st) return st;
-    bwi_quant_codes(&q, w->data, w->dtype, w->numel, w->dtype, values);
-    for (size_t i = 0; i < w->numel; i++) values[i] *= (float)q.k.scale;
+    bwi_quant_codes(layer->wq, weight->data, weight->dtype, weight->numel, weight->dtype, values);
+    for (size_t k = 0; k < weight->numel; k++) values[k] *= (float)layer->wq->k.scale;
     return BW_OK;
 }
 
+static double squared_distance(const float *a, const float *b, size_t n)
+{
+    double sum = 0;
+    for (size_t k = 0; k < n; k++) sum += ((double)a[k] - (double)b[k]) * ((double)a[k] - (double)b[k]);
+    return sum;
+}
+
 /* loss = 1/2 curvature * squared distance from the weights at the most bits (second-order Taylor expansion with the mean of the Hessian's
- * diagonal: Dong et al., HAWQ-V2, NeurIPS 2020). */
+ * diagonal: Dong et al., HAWQ-V2, NeurIPS 2020). Weights at each bit-width are those that a network there has: a hypernetwork makes others. */
 bw_status bwi_candidates_sensitivity(void *candidates, double (*loss)[BWI_SEARCH_BITS + 1], bw_error *err)
 {
     bwi_candidates *c = candidates;
     worker *w = &c->worker[0];
-    uint8_t most[BWI_SEARCH_LAYERS];
+    uint8_t all[BWI_SEARCH_LAYERS];
     double curvature[BWI_SEARCH_LAYERS] = {0};
-    const size_t size = largest_layer(c);
+    size_t total = 0;
     float *best = NULL, *values = NULL;
     bw_status st;
-    memset(most, c->hi, sizeof most);
-    best = bwi_calloc(size, sizeof *best);
-    values = bwi_calloc(size, sizeof *values);
+    for (int i = 0; i < c->n; i++) total += weights_of(c, i);
+    best = bwi_calloc(total, sizeof *best);
+    values = bwi_calloc(largest_layer(c), sizeof *values);
     if (!best || !values) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the sensitivities"));
     BWI_TRY(curvatures(c, curvature, err));
-    set_bits(c, w, most);
-    for (int i = 0; i < c->n; i++) {
-        const bwi_node *layer = &w->g->node[c->node[i]];
-        const bwi_param *weight = &w->g->param[layer->param[0]];
-        BWI_TRY(values_at(layer->wq, weight, c->hi, best, err));
-        for (int b = c->lo; b <= c->hi; b++) {
-            double squares = 0;
-            BWI_TRY(values_at(layer->wq, weight, b, values, err));
-            for (size_t k = 0; k < weight->numel; k++) {
-                const double d = (double)values[k] - (double)best[k];
-                squares += d * d;
-            }
-            loss[i][b] = curvature[i] * squares / 2;
+    for (int b = c->hi; b >= c->lo; b--) {
+        float *at = best;
+        memset(all, b, sizeof all);
+        set_bits(c, w, all);
+        for (int i = 0; i < c->n; at += weights_of(c, i++)) {
+            BWI_TRY(values_of(c, w, i, b == c->hi ? at : values, err));
+            loss[i][b] = b == c->hi ? 0 : curvature[i] * squared_distance(values, at, weights_of(c, i)) / 2;
         }
     }
 fail:
