@@ -1,9 +1,8 @@
 /* Times the convolutions of one ResNet-20 training step (batch 128, CIFAR), one line for each distinct layer and pass:
  *   conv_step [BATCH [THREADS [MILLISECONDS per line]]]
- * f32: floats; u8: codes of 4 bits as bytes forward and gradients of 16 bits, i16: float sources as 16 bits as well, both as `precision: fast` runs.
- * Columns: least and median time of a call
- * in ms, 2 x multiply-adds / least time in GF/s, and the number of such layers in the network. `pack` is what new weights cost. Sums are
- * over the network, of least times. */
+ * f32: floats; u8: codes of 4 bits as bytes forward and gradients of 16 bits; i16: float sources as 16 bits as well. Both are what `precision: fast`
+ * runs. Columns: least and median time of a call in ms, 2 x multiply-adds / least time in GF/s, and the number of such layers in the network.
+ * `pack` is what new weights cost. Sums are over the network, of least times. */
 #include "base/alloc.h"
 #include "base/par.h"
 #include "compute/compute.h"
