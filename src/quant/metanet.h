@@ -74,6 +74,7 @@ enum { BWI_FC_LAYERS = BWI_META_OWN, BWI_FC_WIDTH, BWI_FC_START, BWI_FC_NONLINEA
 enum { BWI_FC_LINEAR, BWI_FC_RELU, BWI_FC_TANH };
 extern const bwi_metanet bwi_metanet_fcgrad, bwi_metanet_multifc;
 
-/* Of lstmfc.c, in double for all variants: sums += dL/dphi from the sums of its Chebyshev polynomials. */
+/* Of lstmfc.c, whose numbers of phi [n_phi] and layout of sums [n_sums] these are; in double for all variants: sums += dL/dphi from those of
+ * sums that belong to its Chebyshev polynomials. */
 void bwi_lstmfc_nodes_backward(const double *phi, double *sums);
 #endif

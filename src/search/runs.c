@@ -14,6 +14,7 @@ static double number_of(const json_t *value)
 {
     return json_is_number(value) ? json_number_value(value) : NAN;
 }
+
 /* ---- Reading ------------------------------------------------------------------------------------------------------------- */
 
 /* Adds a line's value, null unless it is from 0 to most. */
@@ -104,7 +105,7 @@ bw_status bwi_run_read(const char *folder, json_t **run, bw_error *err)
     if (!path || !log) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for the run in %s", folder));
     BWI_TRY(bwi_file_open(&f, log, err));
     BWI_TRY(bw_recipe_load(&recipe, path, NULL, 0, err));
-    BWI_TRY(bwi_recipe_graph(&g, recipe, 10, err));
+    if ((st = bwi_recipe_graph(&g, recipe, 10, err)) != BW_OK) BWI_TRY(bwi_fail_in(err, st, "%s", path));
     if (read_log(&f, loss, top1)) *run = describe(folder, g, loss, top1);
     st = *run ? BW_OK : bwi_fail(err, BW_NOMEM, "no memory for the run in %s", folder);
 fail:

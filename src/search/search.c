@@ -103,7 +103,7 @@ static bw_status rename_recipe(const searching *s, bw_error *err)
     return st;
 }
 
-/* Their names, NULL where the model has none. */
+/* Names of the model's classes as its file holds them; NULL: it has none. */
 static const char *classes_of(const searching *s)
 {
     return bwi_tensors_meta(&bwi_candidates_model(s->candidates)->file, BWI_META_CLASSES);

@@ -38,6 +38,7 @@ has err "all activations are float"
 expect 0 search $model --budget size=16x --out whole $small --threads 2
 has out "14 evaluations"
 has out "on 40 images"
+if grep -q "was trained on" out; then fail "images that were held out count as seen"; fi
 has out "bitwright train whole/recipe.yaml"
 has err "evaluation 14/14"
 json whole/evaluations.jsonl
@@ -90,6 +91,10 @@ expect 0 train tiny.yaml --set hypernet.hidden=0 --set hypernet.min_bits=0 --set
 expect 0 search runs/float/model.safetensors --budget size=16x --out float --bits 1-3 $few --method random:evaluations=1 --quiet
 has out "on 40 images, which the model was trained on"
 expect 0 train float/recipe.yaml --out runs/from-float --quiet
+# What a model started from may have seen the images that it held out.
+expect 0 train tiny.yaml --init runs/float/model.safetensors --out runs/seen --quiet
+expect 0 search runs/seen/model.safetensors --budget size=16x --out seen --method random:evaluations=1 $few --quiet
+has out "on 40 images, which the model was trained on"
 
 [ -s latency/latency.json ] || fail "no table of latencies"
 has latency/recipe.yaml "activation: lsq"

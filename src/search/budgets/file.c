@@ -23,7 +23,7 @@ static bw_status at_fewest(size_t *bytes, const bwi_costing *c, bw_error *err)
     BWI_TRY(bwi_packed_bytes(bytes, r, c->classes, err));
 fail:
     bw_recipe_destroy(&r);
-    return st;
+    return st ? bwi_fail_in(err, st, "budget file") : BW_OK;
 }
 
 static bw_status cost(const bwi_budget *row, const bwi_costing *c, const char *value, bwi_problem *p, bw_error *err)
