@@ -68,6 +68,7 @@ struct bwi_conv16 {
 typedef struct work {
     int16_t *g;      /* [images][tall][wide][oc]; in the forward pass [ih + 2 pad][iw + 2 pad][ic] of the source */
     int32_t *totals; /* sums of an image's g over channels */
+    int32_t *beside; /* and of those over an output's kernel positions */
     int16_t *pairs;  /* [images][oh][pairs][oc][2] */
     int16_t *src;    /* [images][src_rows][src_columns][ic][2] */
     float *sum;      /* [kh * kw][ic][oc] */
@@ -109,7 +110,7 @@ static size_t src_size(const bwi_conv16 *b)
 
 static size_t share(const bwi_conv16 *b)
 {
-    return bwi_conv_round(padded_size(b) * 2) + bwi_conv_round(totals_size(b) * 4) + bwi_conv_round(pairs_size(b) * 2) +
+    return bwi_conv_round(padded_size(b) * 2) + 2 * bwi_conv_round(totals_size(b) * 4) + bwi_conv_round(pairs_size(b) * 2) +
            bwi_conv_round(src_size(b) * 2) + bwi_conv_round(bwi_conv_weights_size(&b->spec) * sizeof(float));
 }
 
@@ -123,6 +124,7 @@ static work work_of(const bwi_conv16 *b, void *scratch_, int thread)
     char *p = (char *)scratch_ + (size_t)thread * share(b);
     work k = {.g = (void *)p};
     k.totals = (void *)(p += bwi_conv_round(padded_size(b) * 2));
+    k.beside = (void *)(p += bwi_conv_round(totals_size(b) * 4));
     k.pairs = (void *)(p += bwi_conv_round(totals_size(b) * 4));
     k.src = (void *)(p += bwi_conv_round(pairs_size(b) * 2));
     k.sum = (void *)(p + bwi_conv_round(src_size(b) * 2));
@@ -193,7 +195,7 @@ static void plan_chunks(bwi_conv16 *b)
 /* Largest integer whose sums of that many products with others of that size fit. */
 static double top_of(double terms, double largest)
 {
-    return terms * largest > 0 ? fmin(TOP, floor(INT32_MAX / (terms * largest))) : TOP;
+    return terms > 0 ? fmin(TOP, floor(INT32_MAX / (terms * fmax(1, largest)))) : TOP;
 }
 
 static void set_tops(bwi_conv16 *b, double largest_weight)
@@ -354,15 +356,26 @@ static void round_source(const bwi_conv16 *b, const float *src, float scale, int
         for (size_t i = 0; i < line; i += LANES) store_shorts(to + i, round_reals(mul_reals(factor, load_reals(src + i))));
 }
 
-/* totals [pixels] of g [pixels][channels]. */
-static void add_channels(const int16_t *restrict g, size_t pixels, size_t channels, int32_t *restrict totals)
+static ints channels_of(const int16_t *g, size_t channels)
 {
-    for (size_t p = 0; p < pixels; p++) {
-        int32_t sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (size_t c = 0; c < channels; c++) sum += g[p * channels + c];
-        totals[p] = sum;
+    ints sum = load_shorts(g);
+    for (size_t c = LANES; c < channels; c += LANES) sum = add_ints(sum, load_shorts(g + c));
+    return sum;
+}
+
+/* totals [pixels] of g [pixels][channels]. */
+static void add_channels(const int16_t *g, size_t pixels, size_t channels, int32_t *totals)
+{
+    ints v[LANES];
+    int32_t rest[LANES];
+    size_t p = 0;
+    for (; p + LANES <= pixels; p += LANES) {
+        BWI_UNROLL for (int i = 0; i < LANES; i++) v[i] = channels_of(g + (p + (size_t)i) * channels, channels);
+        store_ints(totals + p, sums_of(v));
     }
+    for (size_t i = 0; i < LANES; i++) v[i] = p + i < pixels ? channels_of(g + (p + i) * channels, channels) : set_ints(0);
+    store_ints(rest, sums_of(v));
+    memcpy(totals + p, rest, (pixels - p) * sizeof *totals);
 }
 
 /* The gradient of `images` images as integers: times pair_scale into work.pairs and, where the source's gradient is wanted, times data_scale
@@ -434,11 +447,11 @@ BWI_INLINE ints pair_at(const int16_t *p)
     return set_ints(two);
 }
 
-/* out [n][LANES * vectors] = inv * (sum over kernel positions and channels + beside [n]) of n pixels. from: where the first one's operands
+/* out [n][LANES * vectors] = inv * (sum over kernel positions and channels + offset * beside [n]) of n pixels. from: where the first one's operands
  * lie, the next ones' every `pixel` elements; w: pairs of channels follow every weights_step elements; out_step in elements. */
 BWI_INLINE void pixels_block(const tap *t, int taps, const int16_t *from, size_t pixel, const int16_t *w, size_t weights_step,
-                             int pairs, float inv, const float *beside, float *out, size_t out_step, const int n,
-                             const int vectors)
+                             int pairs, float inv, float offset, const int32_t *beside, float *out, size_t out_step,
+                             const int n, const int vectors)
 {
     ints sum[32];
     BWI_UNROLL for (int i = 0; i < n * vectors; i++) sum[i] = set_ints(0);
@@ -456,23 +469,23 @@ BWI_INLINE void pixels_block(const tap *t, int taps, const int16_t *from, size_t
             a += 2, d += weights_step;
         } while (a < stop);
     }
-    const reals factor = set_reals(inv);
+    const reals factor = set_reals(inv), more_factor = set_reals(offset);
     BWI_UNROLL for (int i = 0; i < n; i++)
     {
-        const reals more = set_reals(beside[i]);
+        const reals more = mul_reals(more_factor, to_reals(set_ints(beside[i])));
         BWI_UNROLL for (int h = 0; h < vectors; h++) store_reals(
             out + (size_t)i * out_step + LANES * h, mul_reals(factor, add_reals(more, to_reals(sum[i * vectors + h]))));
     }
 }
 
 typedef void pixels_fn(const tap *t, int taps, const int16_t *from, size_t pixel, const int16_t *w, size_t weights_step,
-                       int pairs, float inv, const float *beside, float *out, size_t out_step);
+                       int pairs, float inv, float offset, const int32_t *beside, float *out, size_t out_step);
 #define PIXELS(n, vectors)                                                                                                     \
     static void pixels_##n##x##vectors(const tap *t, int taps, const int16_t *from, size_t pixel, const int16_t *w,            \
-                                       size_t weights_step, int pairs, float inv, const float *beside, float *out,             \
-                                       size_t out_step)                                                                        \
+                                       size_t weights_step, int pairs, float inv, float offset, const int32_t *beside,         \
+                                       float *out, size_t out_step)                                                            \
     {                                                                                                                          \
-        pixels_block(t, taps, from, pixel, w, weights_step, pairs, inv, beside, out, out_step, n, vectors);                    \
+        pixels_block(t, taps, from, pixel, w, weights_step, pairs, inv, offset, beside, out, out_step, n, vectors);            \
     }
 /* clang-format off */
 #define BLOCK_1(n) PIXELS(n, 1)
@@ -488,23 +501,31 @@ typedef struct product {
     const tap *tap;
     int taps;
     const int16_t *from;   /* operands of the first output */
-    const int32_t *totals; /* their sums over channels */
+    const int32_t *totals; /* their sums over channels; counted only with an offset, as beside is */
+    int32_t *beside;       /* [rows][columns] */
     size_t row, pixel;     /* from the operands of one output row or pixel to those of the next, in pixels */
     size_t channels;       /* of the operands */
     const int16_t *w;      /* [tap][channels / 2][outputs][2] */
     float *to;
     size_t outputs, to_row, to_pixel; /* channels; elements */
     int rows, columns;
-    float inv, offset; /* of all weights; 0: totals do not count */
+    float inv, offset; /* offset: of all weights */
 } product;
 
-/* What the weights' offset adds to n pixels' sums: the same for all their channels. */
-static void add_offset(const product *p, size_t at, int n, float *beside)
+/* The operands' sums over kernel positions and channels: what weights of 1 everywhere would make, the same for all output channels. */
+static void add_taps(const product *p)
 {
-    for (int i = 0; i < n; i++) {
-        int64_t sum = 0;
-        for (int t = 0; t < p->taps; t++) sum += p->totals[(ptrdiff_t)(at + (size_t)i * p->pixel) + p->tap[t].pixels];
-        beside[i] = p->offset * (float)sum;
+    int32_t *restrict beside = p->beside;
+    const size_t columns = (size_t)p->columns, pixel = p->pixel;
+    for (int y = 0; y < p->rows; y++, beside += columns) {
+        memset(beside, 0, columns * sizeof *beside);
+        for (int t = 0; t < p->taps; t++) {
+            const int32_t *restrict from = p->totals + (ptrdiff_t)((size_t)y * p->row) + p->tap[t].pixels;
+            if (pixel == 1)
+                for (size_t x = 0; x < columns; x++) beside[x] += from[x];
+            else
+                for (size_t x = 0; x < columns; x++) beside[x] += from[x * pixel];
+        }
     }
 }
 
@@ -515,15 +536,16 @@ static void multiply(const product *p)
     if (p->columns < 1) return;
     const int blocks = (p->columns + most - 1) / most, step = (p->columns + blocks - 1) / blocks;
     pixels_fn *const *block = vectors == 2 ? pixels_2 : pixels_1;
-    float beside[32] = {0};
+    static const int32_t none[32];
+    if (p->offset != 0) add_taps(p);
     for (size_t c = 0; c < p->outputs; c += LANES * (size_t)vectors)
         for (int y = 0; y < p->rows; y++)
             for (int x = 0; x < p->columns; x += step) {
                 const int n = p->columns - x < step ? p->columns - x : step;
                 const size_t at = (size_t)y * p->row + (size_t)x * p->pixel;
-                if (p->offset != 0) add_offset(p, at, n, beside);
+                const int32_t *beside = p->offset != 0 ? p->beside + y * p->columns + x : none;
                 block[n - 1](p->tap, p->taps, p->from + at * p->channels, p->pixel * p->channels, p->w + 2 * c, 2 * p->outputs,
-                             (int)(p->channels / 2), p->inv, beside,
+                             (int)(p->channels / 2), p->inv, p->offset, beside,
                              p->to + (size_t)y * p->to_row + (size_t)x * p->to_pixel + c, p->to_pixel);
             }
 }
@@ -605,6 +627,7 @@ static void data_gradient(const bwi_conv16 *b, const work *k, const int16_t *g, 
                             .taps = p->taps,
                             .from = g + first * oc,
                             .totals = k->totals + first,
+                            .beside = k->beside,
                             .row = (size_t)b->wide,
                             .pixel = 1,
                             .channels = oc,
@@ -630,6 +653,7 @@ static void forward_image(const bwi_conv16 *b, const work *k, const float *src, 
                         .taps = (int)taps_of(s),
                         .from = k->g,
                         .totals = k->totals,
+                        .beside = k->beside,
                         .row = stride * (size_t)(s->iw + 2 * s->pad),
                         .pixel = stride,
                         .channels = ic,

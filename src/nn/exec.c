@@ -88,6 +88,7 @@ bw_status bwi_exec_create(bwi_exec **out, bwi_graph *g, const bwi_exec_options *
     e->observe = o->observe;
     e->observer = o->observer;
     e->precision = g->real == BWI_DT_F32 && !o->second_order ? o->precision : BWI_PRECISION_F32;
+    e->round_sources = o->round_sources;
     e->variant = bwi_variant_for(g->real);
     e->note = note ? &text : NULL;
     BWI_TRY(bwi_plan_steps(e, err));

@@ -43,6 +43,7 @@ struct bwi_exec {
     int batch, variant;
     bool train, calibrate, fused, second_order;
     bwi_precision precision;
+    bool round_sources;
     bwi_step *step;
     int n_steps;
     bwi_slot_info *value; /* [g->n_values] */

@@ -210,7 +210,8 @@ static bw_status create_conv(bwi_exec *e, bwi_step *s, bwi_conv_spec *spec, bw_e
     return BW_OK;
 }
 
-/* Chooses the integers of `fast` for step s, if there are any. In evaluation a float source stays as it is: it is the model that is measured. */
+/* Chooses the integers of `fast` for step s, if there are any. In evaluation a float source stays as it is, unless the caller
+ * says that so much is not needed: it is the model that is measured. */
 static void choose_integers(const bwi_exec *e, const bwi_step *s, bwi_conv_spec *spec)
 {
     const bwi_node *n = &e->g->node[s->node];
@@ -222,7 +223,7 @@ static void choose_integers(const bwi_exec *e, const bwi_step *s, bwi_conv_spec 
     }
     if (!spec->codes && n->wq) {
         const bool small = n->wq->q->real_codes || bits_of(n->wq);
-        if (e->train && small) spec->operand = BWI_DT_I16;
+        if ((e->train || e->round_sources) && small) spec->operand = BWI_DT_I16;
         why = small ? NULL : "weight codes beyond int8";
     }
     if (e->note && why)

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EVAL_BATCH 32 /* its activations stay in cache */
+#define EVAL_BATCH 8 /* its activations stay in cache */
 /* The Hessian's trace, tensor by tensor: draws of signs on each of a few batches of training images. */
 #define TRACE_BATCH   32
 #define TRACE_BATCHES 8
@@ -139,8 +139,9 @@ static bw_status worker_open(bwi_candidates *c, worker *w, bw_error *err)
 {
     const bwi_exec_options calibrate = {.batch = c->calibrate_batch,
                                         .calibrate = true,
-                                        .precision = bwi_recipe_precision(&c->recipe)},
-                           evaluate = {.batch = EVAL_BATCH, .precision = calibrate.precision};
+                                        .precision = BWI_PRECISION_FAST,
+                                        .round_sources = true},
+                           evaluate = {.batch = EVAL_BATCH, .precision = BWI_PRECISION_FAST, .round_sources = true};
     bw_status st;
     if (!w->g) BWI_TRY(bwi_recipe_graph(&w->g, &c->recipe, 0, err));
     copy_network(w->g, c->model.graph);
