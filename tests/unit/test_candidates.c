@@ -197,6 +197,31 @@ static void test_lsq(void **state)
     bwi_candidates_close(&c);
 }
 
+/* A network that computes no numbers is wrong about every image, and leaves nothing behind. */
+static void test_no_numbers(void **state)
+{
+    (void)state;
+    static const char *const name[] = {"linear.bias", "bn1.weight"};
+    bwi_candidates *c = open_candidates(train("float", NULL, 0), 1);
+    uint8_t bits[COUNT][LAYERS];
+    double error, again;
+    fill(bits);
+    CHECK(bwi_candidates_evaluate(c, bits[2], 1, &error, err));
+    assert_true(error < 100);
+    for (int i = 0; i < 2; i++) {
+        float *x = bwi_graph_param(bwi_candidates_model(c)->graph, name[i])->data;
+        const float before = *x;
+        *x = i ? NAN : INFINITY;
+        CHECK(bwi_candidates_evaluate(c, bits[2], 1, &again, err));
+        print_message("%s %g: error %g\n", name[i], (double)*x, again);
+        assert_true(again == 100);
+        *x = before;
+        CHECK(bwi_candidates_evaluate(c, bits[2], 1, &again, err));
+        assert_true(again == error);
+    }
+    bwi_candidates_close(&c);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -213,6 +238,7 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_float_model), cmocka_unit_test(test_hypernetwork),
-                                       cmocka_unit_test(test_lsq), cmocka_unit_test(test_refused)};
+                                       cmocka_unit_test(test_lsq), cmocka_unit_test(test_no_numbers),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }
