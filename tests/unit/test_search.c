@@ -198,6 +198,26 @@ static void test_genetic_finds_the_best(void **state)
     bwi_trials_close(&u);
 }
 
+/* The first generation is random but for the knapsack's assignment, where that is asked for. */
+static void test_genetic_with_knapsack(void **state)
+{
+    made m;
+    bwi_trials t;
+    bw_error err;
+    bwi_loss loss[12];
+    uint8_t bits[12];
+    (void)state;
+    make(&m, 12, 1, 5, 1.1);
+    assert_int_equal(sensitivity(&m, loss, &err), BW_OK);
+    assert_int_equal(bwi_knapsack(&m.p, loss, bits, &err), BW_OK);
+    for (int with = 0; with < 2; with++) {
+        search(&t, &m, with ? "genetic:generations=1,population=20,knapsack=1" : "genetic:generations=1,population=20");
+        assert_int_equal(t.asked, 20);
+        assert_int_equal(bwi_trials_seen(&t, bits), with);
+        bwi_trials_close(&t);
+    }
+}
+
 /* Nothing is evaluated twice, and a space smaller than a population is gone through once. */
 static void test_small_space(void **state)
 {
@@ -691,6 +711,7 @@ int main(void)
         cmocka_unit_test(test_draws),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_genetic_finds_the_best),
+        cmocka_unit_test(test_genetic_with_knapsack),
         cmocka_unit_test(test_small_space),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_greedy),

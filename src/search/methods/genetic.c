@@ -3,12 +3,15 @@
  *   An archive keeps the best assignments of all generations. The first generation is random. Each later one is made of mutations of
  *   random ones of the archive's first `parents`, in which each layer changes with a probability of .1 to another of the n bit-widths,
  *   bits + U{1..n-1} modulo n; of crossovers of two different parents, each layer from either with 1/2; and of random ones for the rest.
- *   At most 10 tries for each mutation and crossover that is wanted; whatever breaks the budget or was seen before is dropped. */
+ *   At most 10 tries for each mutation and crossover that is wanted; whatever breaks the budget or was seen before is dropped.
+ *
+ * Beyond the paper, the knapsack's assignment may be one of the first generation. */
 #include "search/methods.h"
+#include "search/sensitivity.h"
 #include "base/alloc.h"
 #include <string.h>
 
-enum { POPULATION, PARENTS, MUTATIONS, CROSSOVERS, GENERATIONS, PROBABILITY };
+enum { POPULATION, PARENTS, MUTATIONS, CROSSOVERS, GENERATIONS, PROBABILITY, KNAPSACK };
 enum { ROUNDS = 10, MOST = 1000 };
 enum { KEY_RANDOM, KEY_MUTATION, KEY_CROSSOVER }; /* purposes of draws within a generation */
 
@@ -79,6 +82,18 @@ static void fill(brood *b)
         if (!bwi_problem_draw(b->p, &rng, &b->tries, b->bits + (size_t)b->n * (size_t)b->p->n) || !keep(b)) dropped++;
 }
 
+static bw_status add_knapsack(brood *b, bw_error *err)
+{
+    bwi_loss *loss = NULL;
+    bw_status st;
+    BWI_TRY(bwi_loss_of(&loss, b->p, err));
+    BWI_TRY(bwi_knapsack(b->p, loss, b->bits, err));
+    keep(b);
+fail:
+    bwi_free(loss);
+    return st;
+}
+
 static int evaluations(const double *opt)
 {
     return (int)(opt[POPULATION] * opt[GENERATIONS]);
@@ -95,7 +110,8 @@ static bw_status run(bwi_trials *t, const double *opt, bw_error *err)
         if (t->archived) {
             mutate(&b);
             cross(&b);
-        }
+        } else if (opt[KNAPSACK] != 0)
+            BWI_TRY(add_knapsack(&b, err));
         fill(&b);
         if (!b.n) break; /* everything that fits was seen */
         BWI_TRY(bwi_trials_run(t, b.bits, b.n, true, err));
@@ -118,7 +134,13 @@ const bwi_method bwi_method_genetic = {
          {.key = "mutations", .doc = "in a generation", .def = 25, .min = 0, .max = MOST, .integer = true},
          {.key = "crossovers", .doc = "in a generation", .def = 25, .min = 0, .max = MOST, .integer = true},
          {.key = "generations", .doc = "the random first one included", .def = 20, .min = 1, .max = MOST, .integer = true},
-         {.key = "probability", .doc = "of a layer's change in a mutation", .def = 0.1, .min = 0, .max = 1}},
+         {.key = "probability", .doc = "of a layer's change in a mutation", .def = 0.1, .min = 0, .max = 1},
+         {.key = "knapsack",
+          .doc = "1: the knapsack's assignment is in the first generation",
+          .def = 0,
+          .min = 0,
+          .max = 1,
+          .integer = true}},
     .evaluations = evaluations,
     .run = run,
 };
