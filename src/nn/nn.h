@@ -119,7 +119,7 @@ typedef struct bwi_exec_options {
     bool train;     /* with backward */
     bool calibrate; /* without it, but forward passes may use and average batch statistics as in training */
     bwi_precision precision;
-    bool round_sources; /* FAST: float sources of convolutions are rounded to 16 bits outside training as well */
+    bool round_sources;         /* FAST: float sources of convolutions are rounded to 16 bits outside training as well */
     const bwi_compute *compute; /* NULL: oneDNN for F32 graphs, reference for F64 */
     bool no_fusion;             /* every node by itself, for tests */
     /* Called behind each step of forward, while what it read and wrote is still there; NULL: not. With no_fusion every node is a step. */
