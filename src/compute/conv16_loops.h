@@ -192,7 +192,7 @@ static void plan_chunks(bwi_conv16 *b)
     b->src_columns = s->stride * (row - 2) + s->kw;
 }
 
-/* Largest integer whose sums of that many products with others of that size fit. */
+/* Largest integer whose sums of that many products with others of that size fit, and its sums alone, which an offset of the weights needs. */
 static double top_of(double terms, double largest)
 {
     return terms > 0 ? fmin(TOP, floor(INT32_MAX / (terms * fmax(1, largest)))) : TOP;
@@ -521,7 +521,7 @@ static void add_taps(const product *p)
         memset(beside, 0, columns * sizeof *beside);
         for (int t = 0; t < p->taps; t++) {
             const int32_t *restrict from = p->totals + (ptrdiff_t)((size_t)y * p->row) + p->tap[t].pixels;
-            if (pixel == 1)
+            if (pixel == 1) /* a loop in vectors */
                 for (size_t x = 0; x < columns; x++) beside[x] += from[x];
             else
                 for (size_t x = 0; x < columns; x++) beside[x] += from[x * pixel];
