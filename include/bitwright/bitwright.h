@@ -268,6 +268,7 @@ typedef struct bw_search_options {
 #define BW_SEARCH_LAYERS 256
 typedef struct bw_search_result {
     int layers, evaluations;
+    int kept;   /* further layers, which keep the bits that the policy gives them, such as first-last-8 */
     int images; /* for validation */
     bool seen;  /* the model, or what it started from, was trained on them: its recipe held none out (data.holdout) */
     uint8_t bits[BW_SEARCH_LAYERS]; /* [layers] in the order of the network */
@@ -277,7 +278,8 @@ typedef struct bw_search_result {
     size_t packed_bytes;            /* of the network's packed file, names included; 0: it cannot be packed */
 } bw_search_result;
 /* Searches the bit-width of each quantized layer under a budget (Wang et al. 2020, section 3.3; for other ways see their rows in bw_list). model: a
- * model or checkpoint, whose weights come from its hypernetwork when it has one and otherwise are quantized as they are. Writes out_dir/recipe.yaml,
+ * model or checkpoint, whose weights come from its hypernetwork when it has one and otherwise are quantized as they are. Layers whose bits
+ * its policy sets (quant.policy: first-last-8) keep them. Writes out_dir/recipe.yaml,
  * which bw_recipe_load and bw_train take as it is: the model's recipe with one rule of quant.layers for each layer. BW_ARG: a budget that no
  * assignment keeps, or a folder of another search, naming what differs. */
 BW_MUST_USE bw_status bw_search(const char *model, const bw_search_options *options, bw_search_result *result, bw_error *err);

@@ -49,6 +49,7 @@ typedef struct bwi_node {
     bwi_attr attr;
     int param[4];  /* indices into graph->param: weight, bias | weight, bias, running_mean, running_var; -1: none */
     bwi_quant *wq; /* weight quantizer of conv2d and linear, or NULL */
+    bool fixed;    /* the policy set wq's bits, not the recipe's bits or a rule: no search changes them */
     bwi_quant *aq; /* of quantize */
 } bwi_node;
 

@@ -89,8 +89,9 @@ static bool is_none(const char *name)
 }
 
 typedef struct layer_bits {
-    int weight, activation;
-} layer_bits; /* -1: float */
+    int weight, activation; /* -1: float */
+    bool fixed;             /* weight is the policy's */
+} layer_bits;
 
 /* Resolves policy and rules for every layer. bits: [n_nodes], out. */
 static bw_status resolve(const bwi_graph *g, const bwi_quant_spec *s, layer_bits *bits, bw_error *err)
@@ -109,6 +110,7 @@ static bw_status resolve(const bwi_graph *g, const bwi_quant_spec *s, layer_bits
         if (!policy->shortcuts && has_weight(g, &g->node[i]) && is_shortcut(g, &g->node[i])) forced = -1;
         bits[i].weight = is_none(s->weight_quantizer) ? -1 : forced ? forced : s->weight_bits;
         bits[i].activation = is_none(s->activation_quantizer) ? -1 : forced ? forced : s->activation_bits;
+        bits[i].fixed = forced != 0;
     }
     for (int r = 0; r < s->n_rules; r++) {
         const bwi_layer_rule *rule = &s->rule[r];
@@ -116,7 +118,7 @@ static bw_status resolve(const bwi_graph *g, const bwi_quant_spec *s, layer_bits
         for (int i = 0; i < g->n_nodes; i++) {
             if (!has_weight(g, &g->node[i]) || fnmatch(rule->match, g->node[i].name, 0)) continue;
             hits++;
-            if (rule->weight_bits) bits[i].weight = rule->weight_bits;
+            if (rule->weight_bits) bits[i].weight = rule->weight_bits, bits[i].fixed = false;
             if (rule->activation_bits) bits[i].activation = rule->activation_bits;
             if (bits[i].weight > 0 && is_none(s->weight_quantizer))
                 return bwi_fail(err, BW_ARG,
@@ -165,6 +167,7 @@ static bw_status insert(bwi_graph *g, const bwi_quant_spec *s, const layer_bits 
         }
         if (weighted && bits[i].weight > 0 && !st)
             st = new_quant(g, s, BWI_WEIGHT, bits[i].weight, true, (double)g->param[n->param[0]].numel, n->name, &n->wq, err);
+        n->fixed = n->wq && bits[i].fixed;
         nodes[at++] = *n;
     }
     /* may_be_negative reads the old list, so producers are renumbered only now; on failure too, so that destroy sees every quantizer. */

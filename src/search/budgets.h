@@ -6,8 +6,9 @@
 
 /* What costs are made of. */
 typedef struct bwi_costing {
-    const bwi_searched_layer *layer; /* [n]; activation_bits are those of the network that will be deployed */
-    int n, lo, hi;
+    const bwi_searched_layer
+        *layer; /* [n + n_kept], those that keep their bits last; activation_bits are of the network that will be deployed */
+    int n, n_kept, lo, hi;
     /* for costs of the deployed network; NULL where there are none: */
     bw_recipe *recipe;   /* of the network that will be deployed; the searched layers' bits are set by rules */
     const char *classes; /* names of classes as files hold them (BWI_META_CLASSES), or NULL */

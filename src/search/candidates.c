@@ -38,9 +38,10 @@ struct bwi_candidates {
     bool seen; /* the model was trained on the validation images */
     worker *worker;
     int n_workers;
-    int *node;                      /* [n], of the layers that are searched, in the workers' graphs */
-    uint8_t own[BWI_SEARCH_LAYERS]; /* their bits in the model */
-    int n, lo, hi;
+    /* quantized layers, numbered as they come in the graph; those that are searched first, then those that keep their bits */
+    int *node, *at, n, n_layers;    /* [n_layers] in the workers' graphs; number; searched ones; all */
+    uint8_t own[BWI_SEARCH_LAYERS]; /* bits in the model, by number */
+    int lo, hi;
 };
 
 /* ---- Images -------------------------------------------------------------------------------------------------------------- */
@@ -186,20 +187,31 @@ static bw_status open_one(bwi_candidates *c, worker *w, int i, void *arg, bw_err
 
 /* ---- Opening ------------------------------------------------------------------------------------------------------------- */
 
+static void add_layers(bwi_candidates *c, const bwi_graph *g, bool fixed)
+{
+    for (int i = 0, number = 0; i < g->n_nodes; i++) {
+        if (!g->node[i].wq) continue;
+        if (g->node[i].fixed == fixed) c->node[c->n_layers] = i, c->at[c->n_layers++] = number;
+        number++;
+    }
+}
+
 static bw_status find_layers(bwi_candidates *c, bw_error *err)
 {
     const bw_recipe *r = c->model.recipe;
     const bwi_graph *g = c->worker[0].g;
     c->lo = 1, c->hi = BWI_SEARCH_BITS;
     c->node = bwi_calloc((size_t)g->n_nodes, sizeof *c->node);
-    if (!c->node) return bwi_fail(err, BW_NOMEM, "no memory for the layers");
-    for (int i = 0; i < g->n_nodes; i++) {
-        const bwi_quant *q = g->node[i].wq;
-        if (!q) continue;
-        if (c->n == BWI_SEARCH_LAYERS)
-            return bwi_fail(err, BW_UNSUPPORTED, "more than %d quantized layers cannot be searched", BWI_SEARCH_LAYERS);
-        c->own[c->n] = (uint8_t)q->bits;
-        c->node[c->n++] = i;
+    c->at = bwi_calloc((size_t)g->n_nodes, sizeof *c->at);
+    if (!c->node || !c->at) return bwi_fail(err, BW_NOMEM, "no memory for the layers");
+    add_layers(c, g, false);
+    c->n = c->n_layers;
+    add_layers(c, g, true);
+    if (c->n_layers > BWI_SEARCH_LAYERS)
+        return bwi_fail(err, BW_UNSUPPORTED, "more than %d quantized layers cannot be searched", BWI_SEARCH_LAYERS);
+    for (int i = 0; i < c->n_layers; i++) {
+        const bwi_quant *q = g->node[c->node[i]].wq;
+        c->own[c->at[i]] = (uint8_t)q->bits;
         if (q->q->weight_bits[0] > c->lo) c->lo = q->q->weight_bits[0];
         if (q->q->weight_bits[1] < c->hi) c->hi = q->q->weight_bits[1];
     }
@@ -255,6 +267,7 @@ void bwi_candidates_close(bwi_candidates **cp)
     for (int i = 0; i < 2; i++) bwi_free(own[i]->x), bwi_free(own[i]->labels);
     bwi_free(c->worker);
     bwi_free(c->node);
+    bwi_free(c->at);
     bwi_hyper_destroy(&c->hyper);
     bwi_dataset_close(&c->data);
     bwi_model_close(&c->model);
@@ -264,7 +277,7 @@ void bwi_candidates_close(bwi_candidates **cp)
 
 bool bwi_candidates_layer(const bwi_candidates *c, int i, bwi_searched_layer *layer)
 {
-    if (i < 0 || i >= c->n) return false;
+    if (i < 0 || i >= c->n_layers) return false;
     const bwi_graph *g = c->worker[0].g;
     const bwi_node *n = &g->node[c->node[i]];
     const bwi_param *w = &g->param[n->param[0]];
@@ -272,6 +285,7 @@ bool bwi_candidates_layer(const bwi_candidates *c, int i, bwi_searched_layer *la
     const int from = g->value[n->in[0]].producer;
     const bwi_quant *aq = from >= 0 ? g->node[from].aq : NULL;
     *layer = (bwi_searched_layer){.name = n->name,
+                                  .kept = n->fixed ? n->wq->bits : 0,
                                   .weights = (double)w->numel,
                                   .multiplications = (double)w->numel * out.h * out.w,
                                   .activation_bits = aq ? aq->bits : 0};
@@ -307,13 +321,16 @@ static bool keeps_parameters(const bwi_quant *q, int bits)
 static void set_bits(const bwi_candidates *c, worker *w, const uint8_t *bits)
 {
     if (c->hyper) {
-        bwi_hyper_make(c->hyper, bits, w->g);
+        uint8_t all[BWI_SEARCH_LAYERS];
+        memcpy(all, c->own, sizeof all);
+        for (int i = 0; i < c->n; i++) all[c->at[i]] = bits[i];
+        bwi_hyper_make(c->hyper, all, w->g);
         return;
     }
     copy_network(w->g, c->model.graph);
     for (int i = 0; i < c->n; i++) {
         bwi_quant *q = w->g->node[c->node[i]].wq;
-        q->bits = c->own[i];
+        q->bits = c->own[c->at[i]];
         q->ready = keeps_parameters(q, bits[i]);
         q->bits = bits[i];
     }

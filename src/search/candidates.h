@@ -15,9 +15,10 @@ typedef struct bwi_candidates_options {
     int threads;                /* 0: all cores; candidates are evaluated side by side, one thread each */
 } bwi_candidates_options;
 
-/* A layer whose bits are searched. */
+/* A layer whose bits are searched, or one that keeps its bits because the policy fixes them (bwi_node.fixed). */
 typedef struct bwi_searched_layer {
     const char *name;
+    int kept;               /* bits of its weights; 0: they are searched */
     double weights;         /* elements */
     double multiplications; /* of one image */
     int activation_bits;    /* 0: float */
@@ -27,7 +28,7 @@ typedef struct bwi_candidates bwi_candidates;
 BW_MUST_USE bw_status bwi_candidates_open(bwi_candidates **out, const char *model, const bwi_candidates_options *options,
                                           bw_error *err);
 void bwi_candidates_close(bwi_candidates **c);
-/* Layers in the order of the graph; false past the end. */
+/* Layers in the order of the graph, behind all that are searched those that keep their bits; false past the end. */
 bool bwi_candidates_layer(const bwi_candidates *c, int i, bwi_searched_layer *layer);
 /* Range of bits that the model was trained for, or that its quantizer has. */
 void bwi_candidates_range(const bwi_candidates *c, int *lo, int *hi);

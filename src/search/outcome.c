@@ -23,7 +23,7 @@ static double bytes_of(const bwi_outcome *o, const uint8_t *bits)
 {
     double sum = 0;
     for (int i = 0; i < o->problem->n; i++) sum += o->layer[i].weights * bits[i];
-    return o->float_bytes + sum / 8;
+    return o->kept_bytes + sum / 8;
 }
 
 /* {"bits", "error", "cost", "weight_bytes"} */
@@ -75,13 +75,13 @@ json_t *bwi_outcome_json(const bwi_outcome *o)
     json_t *archive = json_array();
     for (int i = 0; i < 10 && (other = bwi_trials_best(o->trials, i)); i++)
         json_array_append_new(archive, assignment(o, other->bits, other->error));
-    return json_pack("{s:s, s:s, s:s, s:O, s:b, s:s, s:f, s:f, s:f, s:f, s:f, s:I, s:i, s:o, s:o, s:o, s:o}", "model", o->model,
-                     "budget", o->budget_text, "method", o->method, "search", o->key, "seen", o->seen, "unit", o->budget->unit,
-                     "limit", p->limit / o->budget->unit_costs, "least", p->least / o->budget->unit_costs, "cost",
-                     bwi_problem_cost(p, best->bits) / o->budget->unit_costs, "error", best->error, "weight_bytes",
+    return json_pack("{s:s, s:s, s:s, s:O, s:b, s:s, s:f, s:f, s:f, s:f, s:f, s:I, s:i, s:i, s:o, s:o, s:o, s:o}", "model",
+                     o->model, "budget", o->budget_text, "method", o->method, "search", o->key, "seen", o->seen, "unit",
+                     o->budget->unit, "limit", p->limit / o->budget->unit_costs, "least", p->least / o->budget->unit_costs,
+                     "cost", bwi_problem_cost(p, best->bits) / o->budget->unit_costs, "error", best->error, "weight_bytes",
                      bytes_of(o, best->bits), "packed_bytes", (json_int_t)o->packed_bytes, "evaluations", o->trials->asked,
-                     "layers", layers_json(o, best->bits), "uniform", uniform_json(o), "archive", archive, "history",
-                     history_json(o->trials));
+                     "kept", o->kept, "layers", layers_json(o, best->bits), "uniform", uniform_json(o), "archive", archive,
+                     "history", history_json(o->trials));
 }
 
 /* ---- Files --------------------------------------------------------------------------------------------------------------- */

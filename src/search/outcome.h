@@ -14,7 +14,8 @@ typedef struct bwi_outcome {
     bw_recipe *recipe;   /* with the found bits */
     json_t *key;         /* what evaluations depend on */
     bool seen;           /* the model was trained on the validation images */
-    double float_bytes;  /* of weights that are not searched */
+    int kept;            /* layers that keep their bits */
+    double kept_bytes;   /* of weights that are not searched, those of float layers included */
     size_t packed_bytes; /* of the found network's packed file; 0: it cannot be packed */
     const char *out_dir;
 } bwi_outcome;

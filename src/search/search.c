@@ -19,9 +19,10 @@ typedef struct searching {
     double opt[BWI_OPTIONS];
     bwi_candidates *candidates;
     bwi_problem problem;
-    bwi_searched_layer layer[BWI_SEARCH_LAYERS];
+    bwi_searched_layer layer[BWI_SEARCH_LAYERS]; /* [problem.n] searched, [n_kept] behind them keep their bits */
+    int n_kept;
     bw_recipe *recipe; /* the one that is written */
-    double float_bytes;
+    double kept_bytes; /* of weights that are not searched */
     int images;
     bool seen; /* bwi_candidates_images */
     bwi_trials trials;
@@ -86,9 +87,11 @@ static bw_status take_layers(searching *s, bw_error *err)
         if (n == BWI_SEARCH_LAYERS)
             return bwi_fail(err, BW_UNSUPPORTED, "the network has more than %d layers whose bits can be searched", n);
         s->layer[n] = layer;
+        layer.kept ? s->n_kept++ : s->problem.n++;
     }
-    s->problem.n = n;
-    return n ? BW_OK : bwi_fail(err, BW_ARG, "%s has no layer with quantized weights", s->model);
+    return s->problem.n ? BW_OK
+                        : bwi_fail(err, BW_ARG, "%s has no layer with quantized weights%s", s->model,
+                                   s->n_kept ? " whose bits its policy leaves open" : "");
 }
 
 /* "hybrid-resnet20" and "size=16x" to "hybrid-resnet20-size-16x" */
@@ -127,12 +130,29 @@ fail:
     return st;
 }
 
-/* What the recipe makes of the layers: the bits of their activations, and weights that stay as they are. */
+/* What the recipe makes of a layer: the bits of its activations. A layer that keeps its bits has to have them there, too. */
+static bw_status see_layer(bwi_searched_layer *l, const bwi_graph *g, bw_error *err)
+{
+    bwi_quant *q;
+    const bwi_node *node;
+    int bits = 32;
+    l->activation_bits = 0;
+    for (int k = 0; bwi_graph_quant(g, k, &q, &node); k++) {
+        if (strcmp(node->name, l->name) != 0) continue;
+        if (q->role == BWI_ACTIVATION) l->activation_bits = q->bits;
+        if (q->role == BWI_WEIGHT) bits = q->bits;
+    }
+    if (!l->kept || l->kept == bits) return BW_OK;
+    return bwi_fail(err, BW_ARG,
+                    "layer %s keeps the %d bits that the model's policy gives it, and the recipe would give it %d: leave "
+                    "quant.policy as it is, or search a model of another policy",
+                    l->name, l->kept, bits);
+}
+
+/* What the recipe makes of the network: the bits of its activations, and weights that are not searched. */
 static bw_status see_network(searching *s, bw_error *err)
 {
     bwi_graph *g = NULL;
-    bwi_quant *q;
-    const bwi_node *node;
     uint8_t most[BWI_SEARCH_LAYERS];
     bw_recipe *r = NULL;
     double searched = 0;
@@ -141,13 +161,9 @@ static bw_status see_network(searching *s, bw_error *err)
     BWI_TRY(bwi_recipe_copy(&r, s->recipe, err));
     BWI_TRY(bwi_recipe_set_bits(r, s->layer, most, s->problem.n, err));
     BWI_TRY(bwi_recipe_graph(&g, r, 0, err));
-    for (int i = 0; i < s->problem.n; i++) {
-        s->layer[i].activation_bits = 0;
-        searched += s->layer[i].weights * s->problem.hi / 8;
-        for (int k = 0; bwi_graph_quant(g, k, &q, &node); k++)
-            if (q->role == BWI_ACTIVATION && !strcmp(node->name, s->layer[i].name)) s->layer[i].activation_bits = q->bits;
-    }
-    s->float_bytes = bwi_weight_bytes(g) - searched;
+    for (int i = 0; i < s->problem.n + s->n_kept; i++) BWI_TRY(see_layer(&s->layer[i], g, err));
+    for (int i = 0; i < s->problem.n; i++) searched += s->layer[i].weights * s->problem.hi / 8;
+    s->kept_bytes = bwi_weight_bytes(g) - searched;
 fail:
     bwi_graph_destroy(&g);
     bw_recipe_destroy(&r);
@@ -165,6 +181,7 @@ static bw_status make_problem(searching *s, bw_error *err)
     BWI_TRY(see_network(s, err));
     const bwi_costing c = {.layer = s->layer,
                            .n = p->n,
+                           .n_kept = s->n_kept,
                            .lo = p->lo,
                            .hi = p->hi,
                            .recipe = s->recipe,
@@ -270,7 +287,8 @@ static bw_status finish(searching *s, const char *method, bw_search_result *resu
                            .trials = &s->trials,
                            .recipe = s->recipe,
                            .key = s->key,
-                           .float_bytes = s->float_bytes,
+                           .kept = s->n_kept,
+                           .kept_bytes = s->kept_bytes,
                            .seen = s->seen,
                            .out_dir = s->options->out_dir};
     bw_status st = bwi_recipe_set_bits(s->recipe, s->layer, best->bits, p->n, err);
@@ -282,6 +300,7 @@ static bw_status finish(searching *s, const char *method, bw_search_result *resu
     if (!st) st = bwi_outcome_write(&outcome, err);
     if (st) return st;
     *result = (bw_search_result){.layers = p->n,
+                                 .kept = s->n_kept,
                                  .evaluations = s->trials.asked,
                                  .images = s->images,
                                  .seen = s->seen,

@@ -19,6 +19,7 @@ typedef struct block {
     int slot[N_PARAMS];  /* in params; training */
     size_t n;            /* weights */
     uint8_t own, bits;   /* bit-widths: its own; of the weights made last */
+    bool fixed;          /* never draws others */
 } block;
 
 struct bwi_hyper {
@@ -106,7 +107,11 @@ bw_status bwi_hyper_create(bwi_hyper **out, bwi_graph *g, bw_error *err)
         const bwi_node *n = &g->node[i];
         if (!n->wq || find_param(g, n, 0) < 0) continue;
         block *b = &h->b[h->n++];
-        *b = (block){.node = i, .n = g->param[n->param[0]].numel, .own = (uint8_t)n->wq->bits, .bits = (uint8_t)n->wq->bits};
+        *b = (block){.node = i,
+                     .n = g->param[n->param[0]].numel,
+                     .own = (uint8_t)n->wq->bits,
+                     .bits = (uint8_t)n->wq->bits,
+                     .fixed = n->fixed};
         for (int k = 0; k < N_PARAMS; k++) b->param[k] = find_param(g, n, k);
         h->hidden = (int)g->param[b->param[FC1_BIAS]].numel;
     }
@@ -297,7 +302,8 @@ void bwi_hyper_before(bwi_hyper *h, int64_t epoch, int64_t step)
     for (int i = 0; i < h->n; i++) {
         block *b = &h->b[i];
         b->bits = b->own;
-        if (h->min_bits) b->bits = (uint8_t)(h->min_bits + (int)bwi_rng_below(&r, (uint32_t)(h->max_bits - h->min_bits + 1)));
+        if (h->min_bits && !b->fixed)
+            b->bits = (uint8_t)(h->min_bits + (int)bwi_rng_below(&r, (uint32_t)(h->max_bits - h->min_bits + 1)));
         make_block(h, b, b->bits, h->g);
     }
     h->g->version++;

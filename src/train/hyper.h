@@ -34,7 +34,8 @@ int bwi_hyper_layers(const bwi_hyper *h);
 void bwi_hyper_make(const bwi_hyper *h, const uint8_t *bits, bwi_graph *to);
 
 /* Training. Afterwards params leaves all that blocks make or hold to the two functions below; params must outlive h. Every step draws each
- * layer's bits from r's hypernet.min_bits to max_bits, keyed by seed and step, or takes its own. */
+ * layer's bits from r's hypernet.min_bits to max_bits, keyed by seed and step, or takes its own, as layers always do whose bits the policy
+ * fixes (bwi_node.fixed). */
 BW_MUST_USE bw_status bwi_hyper_train(bwi_hyper *h, bwi_params *params, const bw_recipe *r, bw_error *err);
 /* Before forward: draws and makes. */
 void bwi_hyper_before(bwi_hyper *h, int64_t epoch, int64_t step);

@@ -85,6 +85,17 @@ expect 0 search $model --budget size=16x --out unpackable $few --method greedy -
     --set hypernet.hidden=0 --set quant.weight=lsq --set quant.activation=lsq --set quant.activation_bits=1 --set quant.policy=all
 json out '$o->{packed_bytes} == 0'
 [ -s unpackable/search.json ] || fail "a network that cannot be packed was not found"
+# Layers whose bits the policy sets keep them, and count.
+expect 0 train tiny.yaml --set hypernet.hidden=0 --set hypernet.min_bits=0 --set hypernet.max_bits=0 --set quant.policy=first-last-8 --out runs/policy --quiet
+expect 0 search runs/policy/model.safetensors --budget size=10x --out policy $few --method knapsack --quiet
+has out "(2 more layers keep what the model's policy gives them)"
+tr -d '\n' <policy/search.json >one && echo >>one
+json one '@{$o->{layers}} == 18 && $o->{kept} == 2 && $o->{cost} <= $o->{limit} && abs($o->{cost} * 1e3 - $o->{weight_bytes}) < 1e-3'
+has policy/recipe.yaml "policy: first-last-8"
+expect 0 train policy/recipe.yaml --dry-run --json
+json out '$o->{layers}[0]{name} eq "conv1" && $o->{layers}[0]{weight}{bits} == 8 && $o->{layers}[-1]{weight}{bits} == 8'
+expect 2 search runs/policy/model.safetensors --budget size=10x --out other $few --method knapsack --quiet --set quant.policy=all
+has err "layer conv1 keeps the 8 bits that the model's policy gives it, and the recipe would give it 4"
 # A float model is searched, too, on images that it has seen.
 expect 0 train tiny.yaml --set hypernet.hidden=0 --set hypernet.min_bits=0 --set hypernet.max_bits=0 --set data.holdout=0 --set quant.weight=none \
     --out runs/float --quiet

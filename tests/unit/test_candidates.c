@@ -197,6 +197,39 @@ static void test_lsq(void **state)
     bwi_candidates_close(&c);
 }
 
+/* By a policy the first and the last layer have 8 bits and keep them; by rules they have the same but are searched. Both are the same network. */
+static void check_kept(const char *const *set, size_t n)
+{
+    const char *rules[8] = {"quant.layers=[{match: conv1, weight_bits: 8}, {match: linear, weight_bits: 8}]"},
+               *policy[8] = {"quant.policy=first-last-8"};
+    bwi_searched_layer layer;
+    uint8_t bits[LAYERS];
+    double error, by_rules;
+    memcpy(rules + 1, set, n * sizeof *set);
+    memcpy(policy + 1, set, n * sizeof *set);
+    memset(bits, 2, sizeof bits);
+    bwi_candidates *c = open_candidates(train("policy", policy, n + 1), 1);
+    for (int i = 0; i < LAYERS; i++) assert_true(bwi_candidates_layer(c, i, &layer) && layer.kept == (i < LAYERS - 2 ? 0 : 8));
+    assert_string_equal(layer.name, "linear");
+    assert_false(bwi_candidates_layer(c, LAYERS, &layer));
+    CHECK(bwi_candidates_evaluate(c, bits, 1, &error, err));
+    bwi_candidates_close(&c);
+    c = open_candidates(train("rules", rules, n + 1), 1);
+    assert_true(bwi_candidates_layer(c, 0, &layer) && layer.kept == 0);
+    bits[0] = bits[LAYERS - 1] = 8;
+    CHECK(bwi_candidates_evaluate(c, bits, 1, &by_rules, err));
+    bwi_candidates_close(&c);
+    assert_true(error == by_rules);
+}
+
+static void test_kept_layers(void **state)
+{
+    (void)state;
+    const char *const set[] = {"quant.weight=minmax", "quant.weight_bits=4", "hypernet.hidden=8"};
+    check_kept(set, 2);
+    check_kept(set, 3);
+}
+
 /* A network that computes no numbers is wrong about every image, and leaves nothing behind. */
 static void test_no_numbers(void **state)
 {
@@ -238,7 +271,7 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_float_model), cmocka_unit_test(test_hypernetwork),
-                                       cmocka_unit_test(test_lsq), cmocka_unit_test(test_no_numbers),
-                                       cmocka_unit_test(test_refused)};
+                                       cmocka_unit_test(test_lsq),         cmocka_unit_test(test_kept_layers),
+                                       cmocka_unit_test(test_no_numbers),  cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

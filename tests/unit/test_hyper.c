@@ -232,6 +232,36 @@ static void test_draws(void **state)
     trial_close(&t);
 }
 
+/* A layer whose bits the policy fixes has them in every step; the others draw. */
+static void test_fixed_layers(void **state)
+{
+    const char *const set[] = {"quant.weight=minmax", "quant.weight_bits=3", "quant.policy=first-last-8", "net.classes=10",
+                               "hypernet.hidden=2",   "hypernet.min_bits=1", "hypernet.max_bits=4"};
+    bw_recipe *r;
+    bwi_graph *g;
+    bwi_params p;
+    bwi_hyper *h;
+    int seen[9] = {0}, fixed[9] = {0};
+    (void)state;
+    CHECK(bw_recipe_load(&r, NULL, set, sizeof set / sizeof *set, err));
+    CHECK(bwi_recipe_graph(&g, r, 0, err));
+    CHECK(bwi_params_create(&p, g, r, 100, err));
+    CHECK(bwi_hyper_create(&h, g, err));
+    CHECK(bwi_hyper_train(h, &p, r, err));
+    for (int step = 0; step < 10; step++) {
+        bwi_hyper_before(h, 0, step);
+        for (int i = 0; i < g->n_nodes; i++)
+            if (g->node[i].wq) (g->node[i].fixed ? fixed : seen)[g->node[i].wq->bits]++;
+    }
+    assert_int_equal(fixed[8], 2 * 10);
+    assert_int_equal(seen[1] + seen[2] + seen[3] + seen[4], (bwi_hyper_layers(h) - 2) * 10);
+    for (int b = 1; b <= 4; b++) assert_true(seen[b] > 10);
+    bwi_hyper_destroy(&h);
+    bwi_params_destroy(&p);
+    bwi_graph_destroy(&g);
+    bw_recipe_destroy(&r);
+}
+
 /* Weights of one bit-width differ from those of another, and are the same in another graph. */
 static void test_make(void **state)
 {
@@ -402,9 +432,9 @@ static void test_sizes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gradients), cmocka_unit_test(test_draws),  cmocka_unit_test(test_make),
-        cmocka_unit_test(test_stages),    cmocka_unit_test(test_resume), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_gradients), cmocka_unit_test(test_draws),  cmocka_unit_test(test_fixed_layers),
+        cmocka_unit_test(test_make),      cmocka_unit_test(test_stages), cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_refused),   cmocka_unit_test(test_sizes),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -566,7 +566,7 @@ static void test_no_memory(void **state)
 /* ---- Budgets ------------------------------------------------------------------------------------------------------------- */
 
 static const bwi_searched_layer layers[] = {
-    {"conv1", 432, 442368, 8}, {"layer1.0.conv1", 2304, 2359296, 4}, {"linear", 640, 640, 0}};
+    {"conv1", 0, 432, 442368, 8}, {"layer1.0.conv1", 0, 2304, 2359296, 4}, {"linear", 0, 640, 640, 0}};
 
 static bw_status budget(const char *text, bwi_problem *p, bw_error *err)
 {
@@ -614,6 +614,32 @@ static void test_budgets(void **state)
     }
 }
 
+/* Layers that keep their bits count, whatever the others get. */
+static void test_budgets_with_kept_layers(void **state)
+{
+    static const bwi_searched_layer three[] = {
+        {.name = "inner", .weights = 2304, .multiplications = 2359296, .activation_bits = 4},
+        {.name = "conv1", .kept = 8, .weights = 432, .multiplications = 442368, .activation_bits = 8},
+        {.name = "linear", .kept = 8, .weights = 640, .multiplications = 640}};
+    const bwi_costing c = {.layer = three, .n = 1, .n_kept = 2, .lo = 1, .hi = 8};
+    const struct {
+        const char *text;
+        double limit, inner, kept;
+    } row[] = {{"size=16x", 2 * (432 + 2304 + 640), 2304, 8 * (432 + 640)},
+               {"bitops=16x", 64.0 * (442368 + 2359296 + 640), 4 * 2359296.0, 64 * 442368.0 + 8 * 32 * 640.0}};
+    bw_error err;
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        bwi_problem p = {.n = 1, .lo = 1, .hi = 8};
+        const bwi_budget *b;
+        const char *value;
+        assert_int_equal(bwi_budget_parse(row[k].text, &b, &value, &err), BW_OK);
+        assert_int_equal(b->cost(b, &c, value, &p, &err), BW_OK);
+        assert_true(p.limit == row[k].limit);
+        for (uint8_t q = 1; q <= 8; q++) assert_true(bwi_problem_cost(&p, &q) == row[k].inner * q + row[k].kept);
+    }
+}
+
 /* Latencies of a small quantized network: measured once, then read; layers with float activations take the same time at all bits. */
 static void test_latency(void **state)
 {
@@ -622,7 +648,7 @@ static void test_latency(void **state)
         "quant.activation_bits=4", "quant.policy=first-last-8",
         "net.classes=10",          "quant.layers=[{match: linear, weight_bits: 0, activation_bits: -1}]"};
     static const bwi_searched_layer few[] = {
-        {"conv1", 432, 442368, 8}, {"layer1.0.conv1", 2304, 2359296, 4}, {"linear", 640, 640, 0}};
+        {"conv1", 0, 432, 442368, 8}, {"layer1.0.conv1", 0, 2304, 2359296, 4}, {"linear", 0, 640, 640, 0}};
     char path[400];
     bwi_problem p = {.n = 3, .lo = 2, .hi = 3}, again = p;
     bw_recipe *r = NULL;
@@ -659,7 +685,7 @@ static void test_latency(void **state)
     assert_null(strstr(third, network));
     free(third);
     /* float activations everywhere */
-    static const bwi_searched_layer floats[] = {{"conv1", 432, 442368, 0}};
+    static const bwi_searched_layer floats[] = {{"conv1", 0, 432, 442368, 0}};
     c.layer = floats, c.n = 1;
     assert_int_equal(b->cost(b, &c, value, &again, &err), BW_ARG);
     assert_non_null(strstr(err.msg, "all activations are float"));
@@ -724,6 +750,7 @@ int main(void)
         cmocka_unit_test(test_references),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_budgets_with_kept_layers),
         cmocka_unit_test(test_latency),
         cmocka_unit_test(test_policy),
     };

@@ -54,9 +54,10 @@ static int run(void *o);
 const command command_search = {
     .name = "search",
     .summary = "Find a bit-width for every layer under a budget.",
-    .text = "The recipe in the folder trains the network at these bits. Ctrl-C stops; --resume goes on and ends in the same "
-            "result.\n"
-            "Progress goes to stderr, the result to stdout.",
+    .text =
+        "The recipe in the folder trains the network at these bits. Layers whose bits the model's policy sets (quant.policy:\n"
+        "first-last-8) keep them. Ctrl-C stops; --resume goes on and ends in the same result.\n"
+        "Progress goes to stderr, the result to stdout.",
     .example = "bitwright search runs/hybrid/model.safetensors --budget size=16x --out runs/hybrid-16x\n"
                "bitwright train runs/hybrid-16x/recipe.yaml\n"
                "bitwright train runs/hybrid-16x/recipe.yaml --set hypernet.hidden=0 --set quant.weight=lsq --out runs/lsq-16x",
@@ -102,12 +103,14 @@ static int print_found(const search_options *o, const bw_search_result *r)
     if (o->json) {
         json_t *bits = json_array();
         for (int i = 0; i < r->layers; i++) json_array_append_new(bits, json_integer(r->bits[i]));
-        return print_json(json_pack("{s:o, s:f, s:i, s:b, s:f, s:f, s:s, s:I, s:i, s:s}", "bits", bits, "error", r->error,
-                                    "images", r->images, "seen", r->seen, "cost", r->cost, "limit", r->limit, "unit", r->unit,
-                                    "packed_bytes", (json_int_t)r->packed_bytes, "evaluations", r->evaluations, "out", o->out));
+        return print_json(json_pack("{s:o, s:i, s:f, s:i, s:b, s:f, s:f, s:s, s:I, s:i, s:s}", "bits", bits, "kept", r->kept,
+                                    "error", r->error, "images", r->images, "seen", r->seen, "cost", r->cost, "limit", r->limit,
+                                    "unit", r->unit, "packed_bytes", (json_int_t)r->packed_bytes, "evaluations", r->evaluations,
+                                    "out", o->out));
     }
     printf("bits");
     for (int i = 0; i < r->layers; i++) printf(" %d", r->bits[i]);
+    if (r->kept) printf(" (%d more layers keep what the model's policy gives them)", r->kept);
     printf("\nvalidation error %.2f %% on %d images%s\n%.6g %s of at most %.6g", r->error, r->images,
            r->seen ? ", which the model was trained on" : "", r->cost, r->unit, r->limit);
     if (r->packed_bytes) printf(", packed file %zu bytes", r->packed_bytes);
