@@ -94,7 +94,7 @@ BW_MUST_USE bw_status bw_train(bw_recipe *recipe, const bw_train_options *option
 
 /* ---- Evaluation, import, info ------------------------------------------------------------------------------------------ */
 typedef struct bw_eval_options {
-    const char *data;      /* "cifar10:DIR", "cifar100:DIR", "shapes", or NULL: what the model was trained on */
+    const char *data; /* "cifar10:DIR", "cifar100:DIR", "folder:DIR@SIZE", "shapes", or NULL: what the model was trained on */
     const char *normalize; /* "cifar", "imagenet", "half", or NULL: as stored in the model */
     const char *precision; /* "f32" or "fast": the training graph; NULL: quantized models on the engine, float ones in f32 */
     int batch;             /* 0: 250 */

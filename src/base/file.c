@@ -1,8 +1,10 @@
 #include "base/file.h"
 #include "base/alloc.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -318,4 +320,47 @@ bw_status bwi_make_dir(const char *path, bw_error *err)
     if (!path[0]) st = bwi_fail(err, BW_IO, "cannot create a folder without a name");
     bwi_free(p);
     return st;
+}
+
+/* ---- Listing a folder ---------------------------------------------------------------------------------------------------------- */
+
+static bool add_name(bwi_names *names, const char *name)
+{
+    if (names->n == names->room) {
+        const size_t room = names->room ? 2 * names->room : 32;
+        char **more = bwi_realloc(names->name, room * sizeof *more);
+        if (!more) return false;
+        names->name = more;
+        names->room = room;
+    }
+    char *copy = bwi_strdup(name);
+    if (copy) names->name[names->n++] = copy;
+    return copy;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+bw_status bwi_list_dir(bwi_names *names, const char *path, bw_error *err)
+{
+    const struct dirent *e;
+    bw_status st = BW_OK;
+    DIR *d = opendir(path);
+    if (!d) return bwi_fail(err, BW_IO, "%s: cannot read the folder: %s", path, strerror(errno));
+    while (!st && (errno = 0, e = readdir(d)))
+        if (e->d_name[0] != '.' && !add_name(names, e->d_name))
+            st = bwi_fail(err, BW_NOMEM, "%s: no memory for the names in the folder", path);
+    if (!st && errno) st = bwi_fail(err, BW_IO, "%s: cannot read the folder: %s", path, strerror(errno));
+    closedir(d);
+    if (!st && names->n) qsort(names->name, names->n, sizeof *names->name, by_name);
+    return st;
+}
+
+void bwi_names_free(bwi_names *names)
+{
+    for (size_t i = 0; i < names->n; i++) bwi_free(names->name[i]);
+    bwi_free(names->name);
+    *names = (bwi_names){0};
 }

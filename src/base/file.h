@@ -39,6 +39,15 @@ void bwi_writer_abandon(bwi_writer **w);
 
 BW_MUST_USE bw_status bwi_make_dir(const char *path, bw_error *err); /* with parents; an existing folder is fine */
 bool bwi_file_exists(const char *path);
+
+/* Names of files, or of anything else. */
+typedef struct bwi_names {
+    char **name; /* [n] */
+    size_t n, room;
+} bwi_names;
+/* What a folder holds, by strcmp, but for names that begin with a dot. names: zeroed before; to be freed in every case. */
+BW_MUST_USE bw_status bwi_list_dir(bwi_names *names, const char *path, bw_error *err);
+void bwi_names_free(bwi_names *names); /* accepts a zeroed struct */
 /* a * b and a + b with overflow check: false on overflow. */
 bool bwi_mul(size_t a, size_t b, size_t *out);
 bool bwi_add(size_t a, size_t b, size_t *out);

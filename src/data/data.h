@@ -23,7 +23,7 @@ typedef struct bwi_dataset {
     void *state;
 } bwi_dataset;
 const bwi_dataset_row *bwi_dataset_at(size_t i);
-/* spec: "cifar10:DIR", "cifar100:DIR", "shapes" (generated, embedded). */
+/* spec: "cifar10:DIR", "cifar100:DIR", "folder:DIR@64" (images in folders, fitted to 64x64), "shapes" (generated, embedded). */
 BW_MUST_USE bw_status bwi_dataset_open(bwi_dataset **out, const char *spec, bw_error *err);
 void bwi_dataset_close(bwi_dataset **d);
 

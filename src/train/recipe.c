@@ -73,7 +73,9 @@ static const bwi_key keys[] = {
     BOOL("net.last_bn", net.last_bn, "false", "a BatchNorm1d before the classifier"),
 
     TEXT("data.source", data.source, "shapes",
-         "data set: shapes, cifar10:FOLDER, cifar100:FOLDER; without a folder $BITWRIGHT_DATA is taken"),
+         "data set: shapes, cifar10:FOLDER, cifar100:FOLDER, folder:FOLDER@SIZE (images in FOLDER/train/CLASS and "
+         "FOLDER/test/CLASS, fitted "
+         "to SIZExSIZE); without a folder $BITWRIGHT_DATA is taken"),
     NAME("data.normalize", data.normalize, "cifar", normalizations, "mean and standard deviation of the channels"),
     BOOL("data.augment", data.augment, "true", "training images: pad by 4, crop at random, flip at random"),
     INT("data.limit", data.limit, "0", 0, 1e9, "use only the first so many images of each split; 0: all"),

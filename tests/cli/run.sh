@@ -27,6 +27,22 @@ expect 0 run tiny.packed "$images/rgb8.png" --json
 json out '@{$o->{images}} == 1 && $o->{engine} && @{$o->{images}[0]{top}} == 5 && $o->{images}[0]{top}[0]{name} =~ /^[a-z ]+$/ && !exists $o->{top1}'
 json out 'my @p = map { $_->{probability} } @{$o->{images}[0]{top}}; $p[0] >= $p[1] && $p[3] >= $p[4] && $p[4] > 0'
 
+# Pictures in folders: trained on, with the folders' names for classes, and searched for what does not fit.
+for class in first second; do
+    mkdir -p "pictures/train/$class" "pictures/val/$class"
+    cp "$images/rgb8.png" "$images/colour.jpg" "pictures/train/$class"
+    cp "$images/gray16.png" "pictures/val/$class"
+done
+expect 0 train tiny.yaml --data folder:pictures@48 --set net.image=48 --set data.limit=0 --set train.batch=2 --out runs/pictures --quiet
+expect 0 run runs/pictures/model.safetensors "$images/rgb8.png"
+grep -qE '^.*rgb8\.png: (first [0-9.]+ %, second|second [0-9.]+ %, first) [0-9.]+ %$' out || fail "not the names of the folders"
+expect 0 eval runs/pictures/model.safetensors --json
+json out '$o->{images} == 2 && $o->{top1} == 50'
+expect 1 train tiny.yaml --data folder:pictures@48 --out runs/other
+has err "recipe key net.image gives their size"
+expect 1 eval runs/pictures/model.safetensors --data folder:runs
+has err "runs: expected the folders train and test (or val)"
+
 # A data set: labels, and as accurate as evaluation says.
 expect 0 run tiny.packed --data shapes --limit 33
 [ "$(wc -l <out)" = 34 ] || fail "not a line for each image and one for all"

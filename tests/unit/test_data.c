@@ -39,7 +39,7 @@ static void mistakes_are_named(void **state)
     (void)state;
     refused("cifar", BW_ARG, "unknown data set 'cifar'", "did you mean 'cifar10'?");
     refused("shape:x", BW_ARG, "unknown data set 'shape'", "did you mean 'shapes'?");
-    refused("imagenet-1000", BW_ARG, "choose one of", "shapes, cifar10:FOLDER, cifar100:FOLDER");
+    refused("imagenet-1000", BW_ARG, "choose one of", "shapes, cifar10:FOLDER, cifar100:FOLDER, folder:FOLDER");
     refused("", BW_ARG, "choose one of", "shapes");
     refused("cifar10", BW_ARG, "needs the folder", "cifar10:FOLDER");
     refused("cifar100:", BW_ARG, "needs the folder", "cifar100:FOLDER");
@@ -53,7 +53,7 @@ static void rows_are_complete(void **state)
     const bwi_normalize *n;
     size_t i;
     for (i = 0; (r = bwi_dataset_at(i)); i++) assert_true(r->open && strlen(r->summary) > 10);
-    assert_int_equal(i, 3);
+    assert_int_equal(i, 4);
     for (i = 0; (n = bwi_normalize_at(i)); i++) assert_ptr_equal(bwi_normalize_find(n->name), n);
     assert_int_equal(i, 3);
     assert_null(bwi_normalize_find("Cifar"));

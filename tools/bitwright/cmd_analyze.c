@@ -14,8 +14,9 @@ typedef struct analyze_options {
 static const option options[] = {
     {OPT_ARG, "MODEL", NULL, "model or checkpoint (safetensors) of this program, with quantized layers", AT(model), 0, 0, NULL,
      NULL},
-    {OPT_TEXT, "data", "SPEC", "data set: shapes, cifar10:DIR, cifar100:DIR; what the model was trained on by default",
-     AT(data), 0, 0, NULL, NULL},
+    {OPT_TEXT, "data", "SPEC",
+     "data set: shapes, cifar10:DIR, cifar100:DIR, folder:DIR@SIZE; what the model was trained on by default", AT(data), 0, 0,
+     NULL, NULL},
     {OPT_TEXT, "normalize", "NAME", "constants: cifar, imagenet or half; as stored in the model by default", AT(normalize), 0,
      0, NULL, NULL},
     {OPT_TEXT, "run", "DIR", "folder of a run, for values by epoch from its log.jsonl; the model's folder by default", AT(run),

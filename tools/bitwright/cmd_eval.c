@@ -12,8 +12,9 @@ typedef struct eval_options {
 #define AT(f) offsetof(eval_options, f)
 static const option options[] = {
     {OPT_ARG, "MODEL", NULL, "model, checkpoint or packed file of this program", AT(model), 0, 0, NULL, NULL},
-    {OPT_TEXT, "data", "SPEC", "data set: shapes, cifar10:DIR, cifar100:DIR; what the model was trained on by default",
-     AT(data), 0, 0, NULL, NULL},
+    {OPT_TEXT, "data", "SPEC",
+     "data set: shapes, cifar10:DIR, cifar100:DIR, folder:DIR@SIZE; what the model was trained on by default", AT(data), 0, 0,
+     NULL, NULL},
     {OPT_TEXT, "normalize", "NAME", "constants: cifar, imagenet or half; as stored in the model by default", AT(normalize), 0,
      0, NULL, NULL},
     {OPT_CHOICE, "precision", NULL,

@@ -13,8 +13,9 @@ typedef struct verify_options {
 #define AT(f) offsetof(verify_options, f)
 static const option options[] = {
     {OPT_ARG, "MODEL", NULL, "model or checkpoint (safetensors) of this program", AT(model), 0, 0, NULL, NULL},
-    {OPT_TEXT, "data", "SPEC", "data set: shapes, cifar10:DIR, cifar100:DIR; what the model was trained on by default",
-     AT(data), 0, 0, NULL, NULL},
+    {OPT_TEXT, "data", "SPEC",
+     "data set: shapes, cifar10:DIR, cifar100:DIR, folder:DIR@SIZE; what the model was trained on by default", AT(data), 0, 0,
+     NULL, NULL},
     {OPT_INT, "limit", "N", "only the first so many test images; 0: all", AT(limit), 0, 1000000000, NULL, NULL},
     {OPT_INT, "threads", "N", "number of threads; 0: all cores", AT(threads), 0, 1024, NULL, NULL},
     {OPT_TEXT, "compiler", "CC", "compiler for the exported C code; cc by default, none: leave the C code out", AT(compiler), 0,
