@@ -7,6 +7,7 @@
 #include "search/policy.h"
 #include "search/untrained.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { BURST = 8, LEAST_ROUNDS = 5, MOST_ROUNDS = 500 };
@@ -32,8 +33,8 @@ typedef struct timed {
     uint8_t *image;
     float *logits;
     int *at;       /* [engine layers] searched layer, -1: none */
-    double *least; /* [engine layers] seconds */
-    double whole;
+    double *taken; /* [MOST_ROUNDS][engine layers + 1] seconds of each layer in a round, and behind them of a whole run */
+    int rounds;
 } timed;
 
 static bw_status timed_open(timed *t, const bwi_costing *c, int bits, bw_error *err)
@@ -41,7 +42,7 @@ static bw_status timed_open(timed *t, const bwi_costing *c, int bits, bw_error *
     bwi_tensors lowered = {0};
     bw_layer_info info;
     bw_status st;
-    *t = (timed){.whole = INFINITY};
+    *t = (timed){0};
     BWI_TRY(lower_at(&lowered, c, bits, err));
     BWI_TRY(bwi_engine_from(&t->engine, &lowered, 1, NULL, err));
     const bw_net_info *net = &t->engine.info;
@@ -49,11 +50,10 @@ static bw_status timed_open(timed *t, const bwi_costing *c, int bits, bw_error *
     t->image = bwi_malloc(size);
     t->logits = bwi_malloc((size_t)net->classes * sizeof *t->logits);
     t->at = bwi_malloc((size_t)net->layers * sizeof *t->at);
-    t->least = bwi_malloc((size_t)net->layers * sizeof *t->least);
-    if (!t->image || !t->logits || !t->at || !t->least) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory to measure latencies"));
+    t->taken = bwi_calloc(MOST_ROUNDS * ((size_t)net->layers + 1), sizeof *t->taken);
+    if (!t->image || !t->logits || !t->at || !t->taken) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory to measure latencies"));
     for (size_t i = 0; i < size; i++) t->image[i] = (uint8_t)(i * 2654435761u >> 13);
     for (int i = 0; bw_net_layer(t->engine.net, i, &info); i++) {
-        t->least[i] = INFINITY;
         t->at[i] = -1;
         for (int k = 0; k < c->n; k++)
             if (info.multiply_adds && !strcmp(info.name, c->layer[k].name)) t->at[i] = k;
@@ -69,29 +69,45 @@ static void timed_close(timed *t)
     bwi_free(t->image);
     bwi_free(t->logits);
     bwi_free(t->at);
-    bwi_free(t->least);
+    bwi_free(t->taken);
     *t = (timed){0};
 }
 
-/* Runs as wholes and layer by layer, several of each, so that weights are where they are when one network runs alone; seconds that all took. */
+/* A round: runs as wholes and layer by layer, several of each, so that weights are where they are when one network runs alone; the least time
+ * of each counts. Returns the seconds that all took. */
 static double turn(timed *t)
 {
     const double start = bwi_now();
-    double last = start;
+    const int layers = t->engine.info.layers;
+    double last = start, *taken = t->taken + (size_t)t->rounds++ * ((size_t)layers + 1);
+    for (int i = 0; i <= layers; i++) taken[i] = INFINITY;
     for (int k = 0; k < BURST; k++) {
         bw_net_run(t->engine.net, t->image, 1, t->logits, t->engine.work);
         const double now = bwi_now();
-        t->whole = fmin(t->whole, now - last);
+        taken[layers] = fmin(taken[layers], now - last);
         last = now;
     }
     for (int k = 0; k < BURST; k++)
-        for (int i = 0; i < t->engine.info.layers; i++) {
+        for (int i = 0; i < layers; i++) {
             bwr_run_layer(t->engine.net, i, t->image, t->engine.work);
             const double now = bwi_now();
-            t->least[i] = fmin(t->least[i], now - last);
+            taken[i] = fmin(taken[i], now - last);
             last = now;
         }
     return last - start;
+}
+
+static int ascending(const void *a_, const void *b_)
+{
+    const double a = *(const double *)a_, b = *(const double *)b_;
+    return (a > b) - (a < b);
+}
+
+/* Of x [n], which gets sorted. */
+static double median(double *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, ascending);
+    return x[n / 2];
 }
 
 static uint64_t hash(uint64_t h, const char *s)
@@ -99,23 +115,27 @@ static uint64_t hash(uint64_t h, const char *s)
     return (h * 0x100000001b3u) ^ bwi_hash_str(s);
 }
 
-static double whole_ns(double seconds)
+/* Of layer i, or of a whole run: the median of all rounds in whole nanoseconds. Their least would be of a moment at which the CPU ran faster, and
+ * that moment had one of the bit-widths alone. */
+static double typical_ns(const timed *t, int i)
 {
-    return rint(1e9 * seconds);
+    double taken[MOST_ROUNDS];
+    for (int k = 0; k < t->rounds; k++) taken[k] = t->taken[(size_t)k * ((size_t)t->engine.info.layers + 1) + (size_t)i];
+    return rint(1e9 * median(taken, t->rounds));
 }
 
 static void take(bwi_latencies *l, const timed *t, const bwi_costing *c)
 {
-    l->rest = INFINITY;
+    double rest[BWI_SEARCH_BITS];
     for (int b = c->lo; b <= c->hi; b++) {
         const timed *at = &t[b - c->lo];
-        l->whole[b] = whole_ns(at->whole);
         double sum = 0;
         for (int i = 0; i < at->engine.info.layers; i++)
-            if (at->at[i] >= 0) sum += l->ns[at->at[i]][b] = whole_ns(at->least[i]);
-        l->rest = fmin(l->rest, l->whole[b] - sum); /* a disturbance of a whole run only adds */
+            if (at->at[i] >= 0) sum += l->ns[at->at[i]][b] = typical_ns(at, i);
+        l->whole[b] = typical_ns(at, at->engine.info.layers);
+        rest[b - c->lo] = l->whole[b] - sum;
     }
-    l->rest = fmax(l->rest, 0);
+    l->rest = fmax(median(rest, c->hi - c->lo + 1), 0);
     for (int k = 0; k < c->n; k++) { /* of times that differ by chance alone, the least */
         double least = INFINITY;
         for (int b = c->lo; b <= c->hi; b++) least = l->ns[k][b] < least ? l->ns[k][b] : least;

@@ -3,10 +3,10 @@
 #define BWI_MEASURE_H
 #include "search/budgets.h"
 
-/* What was measured; least times in whole nanoseconds. */
+/* What was measured, in whole nanoseconds; bit-widths take turns, and the median of their rounds counts. */
 typedef struct bwi_latencies {
     double ns[BWI_SEARCH_LAYERS][BWI_SEARCH_BITS + 1];
-    double rest; /* of a whole run beyond the searched layers: input, pools, shortcuts, calls; the least of all bit-widths' */
+    double rest; /* of a whole run beyond the searched layers: input, pools, shortcuts, calls; the median of all bit-widths' */
     double whole[BWI_SEARCH_BITS + 1]; /* of a run with all searched layers at these bits */
     bool real[BWI_SEARCH_LAYERS];      /* float activations: multiplied in float, at any bits in the same time */
     uint64_t network;                  /* hash of what was run, and by which kernels */
