@@ -1,5 +1,6 @@
 /* Bit operations: for each multiplication of an image the product of both operands' bits; float counts as 32. 16x means a 16th of what the
- * network takes in float, 32 * 32 for each. Layers that keep their bits are a constant, which the first layer carries. With float activations they are in proportion to multiplications times weight bits. */
+ * network takes in float, 32 * 32 for each. With float activations they are in proportion to multiplications times weight bits. Layers that
+ * keep their bits are a constant, which the first layer carries. */
 #include "search/budgets.h"
 
 static double operations(const bwi_searched_layer *l, int bits)

@@ -1,5 +1,6 @@
 /* Size: bits of all weights of convolutions and linear layers. 16x means a 16th of what they take in float, sum numel * q <= 32 * sum numel / 16
- * (methods 4.5). Layers that keep their bits are a constant, which the first layer carries. Batch norms, biases and scales, less than .6 % of the paper's networks, are left out. */
+ * (methods 4.5). Batch norms, biases and scales, less than .6 % of the paper's networks, are left out. Layers that keep their bits are a
+ * constant, which the first layer carries. */
 #include "search/budgets.h"
 
 static bw_status cost(const bwi_budget *row, const bwi_costing *c, const char *value, bwi_problem *p, bw_error *err)
