@@ -14,7 +14,7 @@ static char spec[400];
 
 static const char *in_set(const char *name)
 {
-    char path[300];
+    char path[100];
     snprintf(path, sizeof path, "set/%s", name);
     return in_root(path);
 }
