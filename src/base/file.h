@@ -45,7 +45,8 @@ typedef struct bwi_names {
     char **name; /* [n] */
     size_t n, room;
 } bwi_names;
-/* What a folder holds, by strcmp, but for names that begin with a dot. names: zeroed before; to be freed in every case. */
+/* What a folder holds, by strcmp, but for names that begin with a dot. names: zeroed before; to be freed in every case. BW_IO, BW_NOMEM name
+ * the folder. */
 BW_MUST_USE bw_status bwi_list_dir(bwi_names *names, const char *path, bw_error *err);
 void bwi_names_free(bwi_names *names); /* accepts a zeroed struct */
 /* a * b and a + b with overflow check: false on overflow. */

@@ -160,7 +160,8 @@ static bw_status find_images(state *s, bwi_split split, const char *folder, bw_e
             if (label < 0) BWI_TRY(bwi_fail(err, BW_FORMAT, "%s: training has no class of this name", path));
             BWI_TRY(add_class(&s->split[split], path, label, &found, err));
             if (!found && split == BWI_TRAIN)
-                BWI_TRY(bwi_fail(err, BW_FORMAT, "%s: the folder holds no image that is known by its name (.png, .jpg, .jpeg)",
+                BWI_TRY(bwi_fail(err, BW_FORMAT,
+                                 "%s: the folder holds no image: no name ends in .png, .jpg or another suffix of theirs",
                                  path));
         }
         bwi_free(path);

@@ -27,7 +27,7 @@ expect 0 run tiny.packed "$images/rgb8.png" --json
 json out '@{$o->{images}} == 1 && $o->{engine} && @{$o->{images}[0]{top}} == 5 && $o->{images}[0]{top}[0]{name} =~ /^[a-z ]+$/ && !exists $o->{top1}'
 json out 'my @p = map { $_->{probability} } @{$o->{images}[0]{top}}; $p[0] >= $p[1] && $p[3] >= $p[4] && $p[4] > 0'
 
-# Pictures in folders: trained on, with the folders' names for classes, and searched for what does not fit.
+# Pictures in folders: trained on, with the folders' names for classes, and refused where they do not fit.
 for class in first second; do
     mkdir -p "pictures/train/$class" "pictures/val/$class"
     cp "$images/rgb8.png" "$images/colour.jpg" "pictures/train/$class"
