@@ -207,7 +207,7 @@ static void check_kept(const char *const *set, size_t n)
     double error, by_rules;
     memcpy(rules + 1, set, n * sizeof *set);
     memcpy(policy + 1, set, n * sizeof *set);
-    memset(bits, 2, sizeof bits);
+    memset(bits, 8, sizeof bits);
     bwi_candidates *c = open_candidates(train("policy", policy, n + 1), 1);
     for (int i = 0; i < LAYERS; i++) assert_true(bwi_candidates_layer(c, i, &layer) && layer.kept == (i < LAYERS - 2 ? 0 : 8));
     assert_string_equal(layer.name, "linear");
@@ -232,9 +232,10 @@ static void check_kept(const char *const *set, size_t n)
 static void test_kept_layers(void **state)
 {
     (void)state;
-    const char *const set[] = {"quant.weight=minmax", "quant.weight_bits=4", "hypernet.hidden=8"};
-    check_kept(set, 2);
-    check_kept(set, 3);
+    const char *const set[] = {"quant.weight=minmax", "quant.weight_bits=4", "data.limit=640", "optim.lr=0.02",
+                               "hypernet.hidden=8"};
+    check_kept(set, 4);
+    check_kept(set, 5);
 }
 
 /* A network that computes no numbers is wrong about every image, and leaves nothing behind. */
