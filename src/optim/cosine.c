@@ -11,4 +11,4 @@ static double factor(const bwi_schedule_options *o, int64_t epoch, int64_t step)
 }
 
 const bwi_schedule bwi_schedule_cosine = {
-    .name = "cosine", .summary = "half a cosine from the full learning rate to 0", .factor = factor};
+    .name = "cosine", .summary = "half a cosine from the full learning rate to 0", .whole_run = true, .factor = factor};

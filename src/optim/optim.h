@@ -45,6 +45,7 @@ typedef struct bwi_schedule_options {
 } bwi_schedule_options;
 typedef struct bwi_schedule {
     const char *name, *summary;
+    bool whole_run; /* the factor depends on options.epochs, so a run cannot be made longer */
     /* Factor on the learning rate for a position counted from 0, without warm-up; step 0 gives the factor of the epoch. */
     double (*factor)(const bwi_schedule_options *o, int64_t epoch, int64_t step);
 } bwi_schedule;

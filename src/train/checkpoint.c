@@ -84,9 +84,11 @@ static bw_status get_progress(const bwi_tensors *ts, bwi_run *run, bw_error *err
         return bwi_fail(err, BW_ARG,
                         "it was written in epochs of %.0f steps, now an epoch has %lld: the training images have changed", x,
                         (long long)run->steps);
-    if (at.epoch > run->recipe->train.epochs || at.step > run->steps)
-        return bwi_fail(err, BW_FORMAT, "its position, epoch %lld after step %lld, lies outside of the run",
-                        (long long)at.epoch + 1, (long long)at.step);
+    if (at.epoch > run->recipe->train.epochs || (at.epoch == run->recipe->train.epochs && at.step))
+        return bwi_fail(err, BW_ARG, "it is in epoch %lld, behind the end of a run of train.epochs: %d",
+                        (long long)at.epoch + 1, run->recipe->train.epochs);
+    if (at.step > run->steps)
+        return bwi_fail(err, BW_FORMAT, "its position, step %lld, lies outside of an epoch", (long long)at.step);
     run->at = at;
     return BW_OK;
 fail:

@@ -392,18 +392,27 @@ const char *bw_recipe_text(bw_recipe *r)
     return r->text;
 }
 
+/* What may differ in a resumed run: where its data set lies, and for how long it goes on, unless what was trained would have been otherwise. */
+static bool may_differ(const bwi_key *key, const char *a, const char *b, const bwi_schedule *schedule)
+{
+    const size_t source = strcspn(a, ":");
+    if (!strcmp(key->name, "data.source")) return source == strcspn(b, ":") && !strncmp(a, b, source);
+    return !strcmp(key->name, "train.epochs") && !schedule->whole_run;
+}
+
 bw_status bwi_recipe_same(const bw_recipe *stored, const bw_recipe *given, bw_error *err)
 {
+    const bwi_schedule *schedule = bwi_schedule_find(stored->optim.schedule);
     bwi_text t = {0};
     bool failed = false;
     for (size_t i = 0; i < N_KEYS; i++) {
         char *a = bwi_recipe_value(stored, &keys[i]), *b = bwi_recipe_value(given, &keys[i]);
         if (!a || !b)
             failed = true;
-        else if (!strcmp(keys[i].name, "data.source") && strcspn(a, ":") == strcspn(b, ":") && !strncmp(a, b, strcspn(a, ":")))
-            ; /* the folder of a data set may have moved */
-        else if (strcmp(a, b))
-            bwi_text_add(&t, "%s%s (was %s, now %s)", t.len ? ", " : "", keys[i].name, a, b);
+        else if (strcmp(a, b) && !may_differ(&keys[i], a, b, schedule))
+            bwi_text_add(&t, "%s%s (was %s, now %s%s%s)", t.len ? ", " : "", keys[i].name, a, b,
+                         strcmp(keys[i].name, "train.epochs") ? "" : ", which changes every step of schedule ",
+                         strcmp(keys[i].name, "train.epochs") ? "" : schedule->name);
         bwi_free(a);
         bwi_free(b);
     }

@@ -78,7 +78,8 @@ BW_MUST_USE bw_status bwi_recipe_override(bw_recipe *r, const char *text, bw_err
 BW_MUST_USE bw_status bwi_recipe_check(const bw_recipe *r, bw_error *err);
 /* A recipe from the YAML text that a model or checkpoint holds; data.source is empty when that does not give it. */
 BW_MUST_USE bw_status bwi_recipe_parse(bw_recipe **out, const char *what, const char *yaml, bw_error *err);
-/* BW_ARG when two recipes differ: err lists every key that does, with both values. The folder of data.source may differ. */
+/* BW_ARG when two recipes differ: err lists every key that does, with both values. The folder of data.source may differ,
+ * and train.epochs where the schedule lets the steps of a longer run begin like those of a shorter one. */
 BW_MUST_USE bw_status bwi_recipe_same(const bw_recipe *stored, const bw_recipe *given, bw_error *err);
 /* Whether a string may stand in a recipe: valid UTF-8 of printable characters. */
 bool bwi_recipe_printable(const char *s);

@@ -225,6 +225,7 @@ static bw_status start(bwi_run *run, bw_error *err)
     if (!run->options->resume || !bwi_file_exists(run->checkpoint)) return start_anew(run, err);
     BWI_TRY(bwi_checkpoint_load(run, err));
     BWI_TRY(bwi_log_cut(run->log, run->at.epoch, err));
+    BWI_TRY(write_recipe(run, err)); /* which may ask for more epochs, of data that lie elsewhere */
     return note(run,
                 bwi_asprintf("resumed from %s: epoch %lld after step %lld", run->checkpoint, (long long)run->at.epoch + 1,
                              (long long)run->at.step),

@@ -278,7 +278,7 @@ static void test_same(void **state)
     b = load_good("data: {source: 'cifar100:/here'}\ntrain: {epochs: 2}\nquant: {layers: [{match: a, weight_bits: 2}]}", NULL);
     assert_int_equal(bwi_recipe_same(a, b, &err), BW_ARG);
     assert_non_null(strstr(err.msg, "data.source"));
-    assert_non_null(strstr(err.msg, "train.epochs (was 1, now 2)"));
+    assert_non_null(strstr(err.msg, "train.epochs (was 1, now 2, which changes every step of schedule cosine)"));
     assert_non_null(strstr(err.msg, "quant.layers"));
     assert_null(strstr(err.msg, "train.batch"));
     bw_recipe_destroy(&a);

@@ -192,6 +192,31 @@ static void test_resume(void **state)
     assert_true(result.best_top1 == whole.best_top1);
 }
 
+/* A finished run goes on to the same bytes as one that was longer from the start; a cosine would have been another from its first step. */
+static void test_longer(void **state)
+{
+    (void)state;
+    static const char *const two[] = {"optim.schedule=constant"}, *const one[] = {"optim.schedule=constant", "train.epochs=1"},
+                             *const cosine[] = {"train.epochs=3"};
+    bw_train_options o = {.out_dir = in_root("longer-whole")};
+    bw_train_result result;
+    bw_error err;
+    train_good(two, 1, &o, &result);
+    o = (bw_train_options){.out_dir = in_root("longer"), .resume = true};
+    train_good(one, 2, &o, &result);
+    train_good(two, 1, &o, &result);
+    assert_int_equal(result.epochs, EPOCHS);
+    assert_int_equal(train_with(one, 2, &o, &result, &err), BW_ARG);
+    assert_non_null(strstr(err.msg, "epoch 3, behind the end of a run of train.epochs: 1"));
+    assert_same_file(in_root("longer-whole"), in_root("longer"), "checkpoint.safetensors");
+    assert_same_file(in_root("longer-whole"), in_root("longer"), "model.safetensors");
+    assert_same_file(in_root("longer-whole"), in_root("longer"), "recipe.yaml");
+    assert_log(in_root("longer-whole"), in_root("longer"));
+    o.out_dir = in_root("whole");
+    assert_int_equal(train_with(cosine, 1, &o, &result, &err), BW_ARG);
+    assert_non_null(strstr(err.msg, "train.epochs (was 2, now 3, which changes every step of schedule cosine)"));
+}
+
 /* Learned gradients: their networks, what they keep of the weights and of the iteration before are in the checkpoint, not in the model. */
 static void test_resume_learned(void **state)
 {
@@ -315,7 +340,7 @@ static void test_recipe_mismatch(void **state)
     static const char *const more[] = {"train.epochs=3", "quant.layers=[{match: conv1, weight_bits: 8}]",
                                        "train.precision=fast"};
     assert_int_equal(train_with(more, 3, &o, &result, &err), BW_ARG);
-    assert_non_null(strstr(err.msg, "train.epochs (was 2, now 3)"));
+    assert_non_null(strstr(err.msg, "train.epochs (was 2, now 3, which changes"));
     assert_non_null(strstr(err.msg, "quant.layers"));
     assert_non_null(strstr(err.msg, "train.precision"));
     assert_null(strstr(err.msg, "train.batch"));
@@ -703,6 +728,7 @@ int main(void)
         cmocka_unit_test(test_killed),
         cmocka_unit_test(test_uninterrupted),
         cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_longer),
         cmocka_unit_test(test_resume_learned),
         cmocka_unit_test(test_bounded_weights),
         cmocka_unit_test(test_torn_log),
