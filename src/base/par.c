@@ -40,3 +40,26 @@ int bwi_thread(void)
 {
     return omp_get_thread_num();
 }
+
+bw_status bwi_par_each(int n, int threads, bw_status (*fn)(void *arg, int i, bw_error *err), void *arg, bw_error *err)
+{
+    int failed = n;
+    bw_status st = BW_OK;
+#pragma omp parallel num_threads(threads)
+    {
+        bwi_threads_set(1);
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < n; i++) {
+            bw_error own = {0};
+            const bw_status mine = fn(arg, i, &own);
+            if (!mine) continue;
+#pragma omp critical(bwi_par_each_error)
+            if (i < failed) {
+                failed = i;
+                st = mine;
+                if (err) *err = own;
+            }
+        }
+    }
+    return st;
+}

@@ -177,38 +177,33 @@ fail:
 
 /* ---- Decoding them ------------------------------------------------------------------------------------------------------- */
 
-static bw_status decode(const char *path, int side, uint8_t *to, bw_error *err)
+typedef struct decoding {
+    const pictures *p;
+    int side;
+    size_t size;
+} decoding;
+
+static bw_status decode(void *arg, int n, bw_error *err)
 {
+    const decoding *d = arg;
+    const char *path = d->p->list[n].path;
     bwi_image i = {0};
     bw_status st = bwi_image_read(&i, path, err);
-    if (!st && (st = bwi_image_fit(&i, side, side, to, err))) bwi_fail_in(err, st, "%s", path);
+    if (!st && (st = bwi_image_fit(&i, d->side, d->side, d->p->pixels + (size_t)n * d->size, err)))
+        bwi_fail_in(err, st, "%s", path);
     bwi_image_free(&i);
     return st;
 }
 
-/* The error is that of the first image that has one. */
 static bw_status decode_all(pictures *p, int side, size_t size, bw_error *err)
 {
-    int failed = p->n;
-    bw_status st = BW_OK;
+    decoding d = {p, side, size};
     size_t bytes;
     p->pixels = bwi_mul((size_t)p->n, size, &bytes) ? bwi_malloc(bytes) : NULL;
     if (!p->pixels)
         return bwi_fail(err, BW_NOMEM, "no memory for %d images of %dx%d, %.3g GB: take smaller ones", p->n, side, side,
                         1e-9 * (double)size * p->n);
-#pragma omp parallel for schedule(dynamic, 8)
-    for (int i = 0; i < p->n; i++) {
-        bw_error own = {0};
-        const bw_status mine = decode(p->list[i].path, side, p->pixels + (size_t)i * size, &own);
-        if (!mine) continue;
-#pragma omp critical(bwi_folder_error)
-        if (i < failed) {
-            failed = i;
-            st = mine;
-            if (err) *err = own;
-        }
-    }
-    return st;
+    return bwi_par_each(p->n, bwi_threads(), decode, &d, err);
 }
 
 /* ---- The row ------------------------------------------------------------------------------------------------------------- */

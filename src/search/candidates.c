@@ -135,7 +135,7 @@ static void copy_network(bwi_graph *to, const bwi_graph *from)
     to->version++;
 }
 
-/* Everything is planned for one thread: see on_workers. */
+/* Everything is planned for one thread, as workers run in bwi_par_each: a primitive planned for more than it gets waits for them for ever. */
 static bw_status worker_open(bwi_candidates *c, worker *w, bw_error *err)
 {
     const bwi_exec_options calibrate = {.batch = c->calibrate_batch,
@@ -153,30 +153,23 @@ fail:
     return st;
 }
 
-/* Runs fn for 0 .. n-1 on all workers; the error is that of the smallest number. */
+typedef struct work {
+    bwi_candidates *c;
+    bw_status (*fn)(bwi_candidates *c, worker *w, int i, void *arg, bw_error *err);
+    void *arg;
+} work;
+
+static bw_status on_worker(void *work_, int i, bw_error *err)
+{
+    const work *w = work_;
+    return w->fn(w->c, &w->c->worker[bwi_thread()], i, w->arg, err);
+}
+
 static bw_status on_workers(bwi_candidates *c, int n,
                             bw_status (*fn)(bwi_candidates *c, worker *w, int i, void *arg, bw_error *err), void *arg,
                             bw_error *err)
 {
-    int failed = n;
-    bw_status st = BW_OK;
-#pragma omp parallel num_threads(c->n_workers)
-    {
-        bwi_threads_set(1); /* a primitive planned for more threads than it gets waits for them for ever */
-#pragma omp for schedule(dynamic, 1)
-        for (int i = 0; i < n; i++) {
-            bw_error own = {0};
-            const bw_status mine = fn(c, &c->worker[bwi_thread()], i, arg, &own);
-            if (!mine) continue;
-#pragma omp critical(bwi_candidates_error)
-            if (i < failed) {
-                failed = i;
-                st = mine;
-                if (err) *err = own;
-            }
-        }
-    }
-    return st;
+    return bwi_par_each(n, c->n_workers, on_worker, &(work){c, fn, arg}, err);
 }
 
 static bw_status open_one(bwi_candidates *c, worker *w, int i, void *arg, bw_error *err)
