@@ -286,7 +286,7 @@ BW_MUST_USE bw_status bw_search(const char *model, const bw_search_options *opti
 /* *text (not NULL; freed with bw_free): a line for each search and a table of the runs. Writes bits.svg (bits of each layer, one row for each search),
  * accuracy.svg (accuracy against size), curves.svg (the runs by epoch) and report.json with the same numbers into out_dir, unless it is
  * NULL. folders: of searches (bw_search) and of trained networks (bw_train), in any order; a search counts by its validation error, a run
- * by its test accuracy. */
+ * by its test accuracy; what is neither is left out, which *text says. BW_IO: a folder that does not exist, or nothing left. */
 BW_MUST_USE bw_status bw_report(const char *const *folders, size_t n, const char *out_dir, char **text, bw_error *err);
 
 /* ---- Benchmark of a training step -------------------------------------------------------------------------------------- */

@@ -202,6 +202,7 @@ static char *accuracy_picture(const json_t *points)
 
 typedef struct report {
     json_t *searches, *points, *runs;
+    bwi_text left_out; /* a line for each folder that holds neither */
 } report;
 
 static bw_status no_memory(bw_error *err)
@@ -285,8 +286,10 @@ static bw_status add_folder(report *r, const char *folder, bw_error *err)
     bw_status st = BW_OK;
     if (!search || !log)
         st = no_memory(err);
+    else if (!bwi_file_exists(folder))
+        st = bwi_fail(err, BW_IO, "%s: no such folder", folder);
     else if (!bwi_file_exists(search) && !bwi_file_exists(log))
-        st = bwi_fail(err, BW_IO, "%s: it holds neither a finished search (search.json) nor a run (log.jsonl)", folder);
+        bwi_text_add(&r->left_out, "%s: left out, neither a finished search nor a run\n", folder);
     if (!st && bwi_file_exists(search)) st = add_search(r, folder, search, err);
     if (!st && bwi_file_exists(log)) st = add_run(r, folder, err);
     bwi_free(search);
@@ -315,6 +318,7 @@ static bw_status make_text(const report *r, char **text, bw_error *err)
                      bwi_json_at(search, "weight_bytes") / 1e3, bwi_json_at(search, "error"));
     }
     if (json_array_size(r->runs)) bwi_runs_table(&t, r->runs);
+    if (r->left_out.len) bwi_text_add(&t, "%s", r->left_out.s);
     *text = bwi_text_take(&t);
     return *text ? BW_OK : no_memory(err);
 }
@@ -341,13 +345,17 @@ fail:
 
 bw_status bw_report(const char *const *folders, size_t n, const char *out_dir, char **text, bw_error *err)
 {
-    report r = {json_array(), json_array(), json_array()};
+    report r = {json_array(), json_array(), json_array(), {0}};
     bw_status st;
     if (err) *err = (bw_error){0};
     *text = NULL;
     if (!r.searches || !r.points || !r.runs) BWI_TRY(no_memory(err));
     if (!n) BWI_TRY(bwi_fail(err, BW_ARG, "a report needs at least one folder of a search or a run"));
     for (size_t i = 0; i < n; i++) BWI_TRY(add_folder(&r, folders[i], err));
+    if (r.left_out.failed) BWI_TRY(no_memory(err));
+    if (!json_array_size(r.searches) && !json_array_size(r.runs))
+        BWI_TRY(bwi_fail(err, BW_IO, "%s%s: it holds neither a finished search (search.json) nor a run (log.jsonl)", folders[0],
+                         n > 1 ? ", and the others" : ""));
     BWI_TRY(make_text(&r, text, err));
     if (out_dir) BWI_TRY(write_all(&r, out_dir, err));
 fail:
@@ -355,5 +363,6 @@ fail:
     json_decref(r.searches);
     json_decref(r.points);
     json_decref(r.runs);
+    bwi_free(r.left_out.s);
     return st;
 }

@@ -142,6 +142,12 @@ echo "net: {family: resnet20}" >rare/recipe.yaml
 expect 0 report rare --out pictures
 tr -d '\n' <pictures/report.json >one && echo >>one
 json one '$o->{runs}[0]{last} == 52 && $o->{runs}[0]{best} == 52 && $o->{runs}[0]{mean_of_last_10} == 47.5 && @{$o->{runs}[0]{train_loss}} == 13'
-expect 1 report whole nowhere --out pictures
-has err "nowhere: it holds neither a finished search"
+expect 0 report pictures whole tiny.yaml # as a shell makes of *
+has out "whole: size="
+has out "pictures: left out, neither a finished search nor a run"
+has out "tiny.yaml: left out"
+expect 1 report pictures tiny.yaml
+has err "pictures, and the others: it holds neither a finished search"
+expect 1 report whole nowhere
+has err "nowhere: no such folder"
 finish
