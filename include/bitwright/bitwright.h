@@ -254,8 +254,9 @@ typedef struct bw_search_options {
     int images;          /* validation images; 0: all that data.holdout kept apart, or a tenth of the training images */
     int seed;            /* of the search's draws */
     int threads;         /* 0: all cores. The result does not depend on it. */
-    const char *const
-        *set; /* [n_set] "section.key=value" for the recipe that is written; its activation bits count for bitops and latency */
+    /* [n_set] "section.key=value" for the recipe that is written. Its activation bits count for bitops and latency; a float model's weights
+     * are quantized by its quant.weight, minmax by default. */
+    const char *const *set;
     size_t n_set;
     const char
         *out_dir;   /* folder for recipe.yaml, search.json, evaluations.jsonl, bits.svg, and latency.json when latency counts */

@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/par.h"
 #include "base/rng.h"
+#include "search/policy.h"
 #include "search/search.h"
 #include "train/evaluate.h"
 #include "train/hyper.h"
@@ -30,7 +31,8 @@ typedef struct worker {
 
 struct bwi_candidates {
     bwi_model model;
-    bw_recipe recipe; /* the model's without its hypernetwork: what workers build; its strings are the model's */
+    bw_recipe *
+        recipe; /* what workers build: the model's without its hypernetwork, and where its weights are float with a quantizer */
     bwi_dataset *data;
     bwi_hyper *hyper; /* NULL: the model's own weights */
     images calibrate, valid;
@@ -126,12 +128,14 @@ static void copy_network(bwi_graph *to, const bwi_graph *from)
         const bwi_param *a = bwi_graph_param(from, to->param[i].name);
         if (a && a->role != BWI_PARAM_QUANT) memcpy(to->param[i].data, a->data, a->numel * bwi_dtype_size(a->dtype));
     }
-    for (int i = 0; bwi_graph_quant(to, i, &q, &layer); i++)
+    for (int i = 0; bwi_graph_quant(to, i, &q, &layer); i++) {
+        q->ready = false;
         for (int k = 0; bwi_graph_quant(from, k, &p, &same); k++) {
             if (p->role != q->role || strcmp(layer->name, same->name) != 0 || p->q != q->q) continue;
             memcpy(q->theta, p->theta, sizeof q->theta);
             q->ready = p->ready;
         }
+    }
     to->version++;
 }
 
@@ -144,7 +148,7 @@ static bw_status worker_open(bwi_candidates *c, worker *w, bw_error *err)
                                         .round_sources = true},
                            evaluate = {.batch = EVAL_BATCH, .precision = BWI_PRECISION_FAST, .round_sources = true};
     bw_status st;
-    if (!w->g) BWI_TRY(bwi_recipe_graph(&w->g, &c->recipe, 0, err));
+    if (!w->g) BWI_TRY(bwi_recipe_graph(&w->g, c->recipe, 0, err));
     copy_network(w->g, c->model.graph);
     BWI_TRY(bwi_exec_create(&w->calibrate, w->g, &calibrate, NULL, err));
     BWI_TRY(bwi_exec_create(&w->evaluate, w->g, &evaluate, NULL, err));
@@ -212,15 +216,35 @@ static bw_status find_layers(bwi_candidates *c, bw_error *err)
     return BW_OK;
 }
 
-/* What workers build: without blocks; a float model gets min/max quantizers. */
-static void set_recipe(bwi_candidates *c)
+/* A float model's weights are quantized as the recipe that is searched for will do it; its activations stay what they are. */
+static bw_status take_weights(bwi_candidates *c, const bwi_candidates_options *o, bw_error *err)
 {
-    static char minmax[] = "minmax", ste[] = "ste";
-    c->recipe = *c->model.recipe;
-    c->recipe.hypernet.hidden = 0;
-    if (strcmp(c->recipe.quant.weight, "none") != 0) return;
-    c->recipe.quant.weight = minmax;
-    c->recipe.quant.weight_gradient = ste;
+    static const char *const taken[] = {"quant.weight", "quant.weight_bits", "quant.policy"};
+    bw_recipe *asked = NULL;
+    bw_status st;
+    BWI_TRY(bwi_recipe_asked(&asked, c->model.recipe, o->set, o->n_set, err));
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+        const bwi_key *key = bwi_key_find(taken[i]);
+        char *value = bwi_recipe_value(asked, key);
+        st = value ? bwi_recipe_set(c->recipe, key, value, err) : bwi_fail(err, BW_NOMEM, "no memory for a recipe");
+        bwi_free(value);
+        if (st) goto fail;
+    }
+    st = bwi_recipe_override(c->recipe, "quant.weight_gradient=ste", err);
+fail:
+    bw_recipe_destroy(&asked);
+    return st;
+}
+
+static bw_status make_recipe(bwi_candidates *c, const bwi_candidates_options *o, bw_error *err)
+{
+    bw_status st;
+    BWI_TRY(bwi_recipe_copy(&c->recipe, c->model.recipe, err));
+    if (!strcmp(c->recipe->quant.weight, "none")) BWI_TRY(take_weights(c, o, err));
+    c->recipe->hypernet.hidden = 0;
+    return BW_OK;
+fail:
+    return st;
 }
 
 bw_status bwi_candidates_open(bwi_candidates **out, const char *model, const bwi_candidates_options *o, bw_error *err)
@@ -231,11 +255,11 @@ bw_status bwi_candidates_open(bwi_candidates **out, const char *model, const bwi
     if (!c) return bwi_fail(err, BW_NOMEM, "no memory for a search");
     bwi_threads_set(o->threads);
     BWI_TRY(bwi_model_open(&c->model, model, err));
-    set_recipe(c);
+    BWI_TRY(make_recipe(c, o, err));
     c->worker = bwi_calloc((size_t)bwi_threads(), sizeof *c->worker);
     if (!c->worker) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for a search"));
     c->n_workers = bwi_threads();
-    BWI_TRY(bwi_recipe_graph(&c->worker[0].g, &c->recipe, 0, err));
+    BWI_TRY(bwi_recipe_graph(&c->worker[0].g, c->recipe, 0, err));
     BWI_TRY(find_layers(c, err));
     BWI_TRY(open_images(c, o, err));
     BWI_TRY(bwi_hyper_create(&c->hyper, c->model.graph, err));
@@ -258,6 +282,7 @@ void bwi_candidates_close(bwi_candidates **cp)
     }
     images *own[] = {&c->calibrate, &c->valid};
     for (int i = 0; i < 2; i++) bwi_free(own[i]->x), bwi_free(own[i]->labels);
+    bw_recipe_destroy(&c->recipe);
     bwi_free(c->worker);
     bwi_free(c->node);
     bwi_free(c->at);

@@ -1,6 +1,6 @@
 /* What an assignment of bit-widths is worth: the network at these bits, its batch norms calibrated anew, on validation images that training
  * never saw (Wang et al. 2020; methods 4.5). Weights come from the model's hypernetwork when it has one; otherwise its own are quantized, by its
- * quantizer or, in a float model, between least and largest (minmax). Convolutions multiply integers where they can, float activations rounded
+ * quantizer or, in a float model, by the one that the found recipe will train (bwi_recipe_asked). Convolutions multiply integers where they can, float activations rounded
  * to 16 bits, whatever the model's precision: that moves an error by an image in thousands and takes three quarters of the time. */
 #ifndef BWI_CANDIDATES_H
 #define BWI_CANDIDATES_H
@@ -12,7 +12,9 @@ typedef struct bwi_candidates_options {
     const char *data;           /* NULL: what the model was trained on */
     int calibrate_batches;      /* of calibrate_batch training images, for exact averages of the batch norms' statistics */
     int calibrate_batch, limit; /* limit: validation images; 0: all */
-    int threads;                /* 0: all cores; candidates are evaluated side by side, one thread each */
+    const char *const *set;     /* [n_set] changes of the recipe */
+    size_t n_set;
+    int threads; /* 0: all cores; candidates are evaluated side by side, one thread each */
 } bwi_candidates_options;
 
 /* A layer whose bits are searched, or one that keeps its bits because the policy fixes them (bwi_node.fixed). */

@@ -9,6 +9,18 @@ bw_status bwi_recipe_copy(bw_recipe **out, bw_recipe *r, bw_error *err)
     return text ? bwi_recipe_parse(out, "recipe", text, err) : bwi_fail(err, BW_NOMEM, "no memory to copy a recipe");
 }
 
+bw_status bwi_recipe_asked(bw_recipe **out, bw_recipe *r, const char *const *set, size_t n_set, bw_error *err)
+{
+    bw_status st;
+    BWI_TRY(bwi_recipe_copy(out, r, err));
+    for (size_t i = 0; i < n_set; i++) BWI_TRY(bwi_recipe_override(*out, set[i], err));
+    if (!strcmp((*out)->quant.weight, "none")) BWI_TRY(bwi_recipe_override(*out, "quant.weight=minmax", err));
+    return BW_OK;
+fail:
+    bw_recipe_destroy(out);
+    return st;
+}
+
 static bool is_of(const bwi_layer_rule *rule, const bwi_searched_layer *layer, int n)
 {
     for (int i = 0; i < n; i++)

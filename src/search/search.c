@@ -94,39 +94,41 @@ static bw_status take_layers(searching *s, bw_error *err)
                                    s->n_kept ? " whose bits its policy leaves open" : "");
 }
 
-/* "hybrid-resnet20" and "size=16x" to "hybrid-resnet20-size-16x" */
-static bw_status rename_recipe(const searching *s, bw_error *err)
-{
-    char *text = bwi_asprintf("name=%s-%s", *s->recipe->name ? s->recipe->name : "search", s->options->budget);
-    if (!text) return bwi_fail(err, BW_NOMEM, "no memory for a name");
-    for (char *c = text + 5; *c; c++)
-        if (*c == '=') *c = '-';
-    const bw_status st = bwi_recipe_override(s->recipe, text, err);
-    bwi_free(text);
-    return st;
-}
-
 /* Names of the model's classes as its file holds them; NULL: it has none. */
 static const char *classes_of(const searching *s)
 {
     return bwi_tensors_meta(&bwi_candidates_model(s->candidates)->file, BWI_META_CLASSES);
 }
 
+/* "hybrid-resnet20" and "size=16x" to "name=hybrid-resnet20-size-16x"; freed with bwi_free, NULL on lack of memory. */
+static char *name_key(const char *model, const char *budget)
+{
+    char *text = bwi_asprintf("name=%s-%s", *model ? model : "search", budget);
+    for (char *c = text ? text + 5 : NULL; c && *c; c++)
+        if (*c == '=') *c = '-';
+    return text;
+}
+
 /* The model's recipe for training at fixed bits, on all training images, with the changes that the options ask for. */
 static bw_status make_recipe(searching *s, bw_error *err)
 {
     static const char *const fixed[] = {"hypernet.min_bits=0", "hypernet.max_bits=0", "data.holdout=0"};
+    enum { FIXED = sizeof fixed / sizeof *fixed };
     const bw_search_options *o = s->options;
+    bw_recipe *of_model = bwi_candidates_model(s->candidates)->recipe;
+    char *name = name_key(of_model->name, o->budget);
+    const char **set = bwi_calloc(1 + FIXED + o->n_set, sizeof *set);
     bw_status st;
-    BWI_TRY(bwi_recipe_copy(&s->recipe, bwi_candidates_model(s->candidates)->recipe, err));
-    BWI_TRY(rename_recipe(s, err));
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) BWI_TRY(bwi_recipe_override(s->recipe, fixed[i], err));
+    if (!name || !set) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for a recipe"));
+    set[0] = name;
+    memcpy(set + 1, fixed, sizeof fixed);
+    if (o->n_set) memcpy(set + 1 + FIXED, o->set, o->n_set * sizeof *set);
+    BWI_TRY(bwi_recipe_asked(&s->recipe, of_model, set, 1 + FIXED + o->n_set, err));
     if (o->data) BWI_TRY(bwi_recipe_set(s->recipe, bwi_key_find("data.source"), o->data, err));
-    for (size_t i = 0; i < o->n_set; i++) BWI_TRY(bwi_recipe_override(s->recipe, o->set[i], err));
-    if (!strcmp(s->recipe->quant.weight, "none"))
-        BWI_TRY(bwi_recipe_override(s->recipe, "quant.weight=minmax", err)); /* as candidates.h */
     BWI_TRY(bwi_recipe_check(s->recipe, err));
 fail:
+    bwi_free(set);
+    bwi_free(name);
     return st;
 }
 
@@ -319,6 +321,8 @@ bw_status bw_search(const char *model, const bw_search_options *options, bw_sear
                                       .calibrate_batches = options->calibrate ? options->calibrate : 10,
                                       .calibrate_batch = options->calibrate_batch ? options->calibrate_batch : 256,
                                       .limit = options->images,
+                                      .set = options->set,
+                                      .n_set = options->n_set,
                                       .threads = options->threads};
     char *method = NULL;
     bw_status st;

@@ -101,7 +101,14 @@ expect 0 train tiny.yaml --set hypernet.hidden=0 --set hypernet.min_bits=0 --set
     --out runs/float --quiet
 expect 0 search runs/float/model.safetensors --budget size=16x --out float --bits 1-3 $few --method random:evaluations=1 --quiet
 has out "on 40 images, which the model was trained on"
+has float/recipe.yaml "weight: minmax"
 expect 0 train float/recipe.yaml --out runs/from-float --quiet
+# With the quantizer and the policy that will train it.
+expect 0 search runs/float/model.safetensors --budget size=10x --out float-lsq $few --method knapsack --quiet --set quant.weight=lsq --set quant.policy=first-last-8
+has out "(2 more layers keep"
+has float-lsq/recipe.yaml "weight: lsq"
+expect 0 train float-lsq/recipe.yaml --dry-run --json
+json out '$o->{layers}[0]{weight}{bits} == 8 && $o->{layers}[1]{weight}{quantizer} eq "lsq"'
 # What a model started from may have seen the images that it held out.
 expect 0 train tiny.yaml --init runs/float/model.safetensors --out runs/seen --quiet
 expect 0 search runs/seen/model.safetensors --budget size=16x --out seen --method random:evaluations=1 $few --quiet

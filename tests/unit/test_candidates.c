@@ -28,9 +28,15 @@ static const char *train(const char *name, const char *const *set, size_t n)
     return path;
 }
 
+static const char *quantizer = "minmax"; /* of float models */
+
 static bwi_candidates *open_candidates(const char *model, int threads)
 {
-    const bwi_candidates_options o = {.calibrate_batches = 3, .calibrate_batch = 16, .limit = 100, .threads = threads};
+    char weight[40];
+    const char *const set[] = {weight};
+    const bwi_candidates_options o = {
+        .calibrate_batches = 3, .calibrate_batch = 16, .limit = 100, .threads = threads, .set = set, .n_set = 1};
+    snprintf(weight, sizeof weight, "quant.weight=%s", quantizer);
     bwi_candidates *c;
     CHECK(bwi_candidates_open(&c, model, &o, err));
     return c;
@@ -74,7 +80,7 @@ static double expected_error(const char *model, int bits)
     char own[20];
     double *sum[200] = {0};
     CHECK(bwi_model_open(&m, model, err));
-    snprintf(own, sizeof own, "minmax");
+    snprintf(own, sizeof own, "%s", quantizer);
     bw_recipe like = *m.recipe;
     like.quant.weight = own;
     like.quant.weight_bits = bits;
@@ -126,10 +132,8 @@ static double expected_error(const char *model, int bits)
     return 100 - r.top1;
 }
 
-static void test_float_model(void **state)
+static void check_float_model(const char *model)
 {
-    (void)state;
-    const char *model = train("float", NULL, 0);
     check_repeatable(model);
     uint8_t bits[COUNT][LAYERS];
     double error[COUNT], loss[LAYERS][BWI_SEARCH_BITS + 1] = {{0}};
@@ -167,6 +171,17 @@ static void test_float_model(void **state)
     CHECK(bwi_candidates_sensitivity(c, again, err));
     assert_memory_equal(loss, again, sizeof loss);
     bwi_candidates_close(&c);
+}
+
+/* Quantized by min/max, and by a quantizer with parameters, which start anew for every assignment. */
+static void test_float_model(void **state)
+{
+    (void)state;
+    const char *model = train("float", NULL, 0);
+    check_float_model(model);
+    quantizer = "lsq";
+    check_float_model(model);
+    quantizer = "minmax";
 }
 
 static void test_hypernetwork(void **state)

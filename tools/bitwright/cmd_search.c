@@ -17,8 +17,7 @@ typedef struct search_options {
 static const option options[] = {
     {OPT_ARG, "MODEL", NULL,
      "what is searched: the model of a MetaQuantNet (hypernet.hidden), or any model, whose weights are then quantized as "
-     "they "
-     "are",
+     "they are; a float one by --set quant.weight=, minmax by default",
      AT(model), 0, 0, NULL, NULL},
     {OPT_TEXT, "budget", "NAME=LIMIT", "size=16x, bitops=1.2G, latency=0.2ms ..; 'bitwright list budgets' has all", AT(budget),
      0, 0, NULL, NULL},
