@@ -281,8 +281,8 @@ typedef struct bw_search_result {
 /* Searches the bit-width of each quantized layer under a budget (Wang et al. 2020, section 3.3; for other ways see their rows in bw_list). model: a
  * model or checkpoint, whose weights come from its hypernetwork when it has one and otherwise are quantized as they are. Layers whose bits
  * its policy sets (quant.policy: first-last-8) keep them. Writes out_dir/recipe.yaml,
- * which bw_recipe_load and bw_train take as it is: the model's recipe with one rule of quant.layers for each layer. BW_ARG: a budget that no
- * assignment keeps, or a folder of another search, naming what differs. */
+ * which bw_recipe_load and bw_train take as it is: the model's recipe with one rule of quant.layers for each layer, and the model as init
+ * unless it has a hypernetwork. BW_ARG: a budget that no assignment keeps, or a folder of another search, naming what differs. */
 BW_MUST_USE bw_status bw_search(const char *model, const bw_search_options *options, bw_search_result *result, bw_error *err);
 /* *text (not NULL; freed with bw_free): a line for each search and a table of the runs. Writes bits.svg (bits of each layer, one row for each search),
  * accuracy.svg (accuracy against size), curves.svg (the runs by epoch) and report.json with the same numbers into out_dir, unless it is

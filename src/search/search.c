@@ -109,25 +109,29 @@ static char *name_key(const char *model, const char *budget)
     return text;
 }
 
-/* The model's recipe for training at fixed bits, on all training images, with the changes that the options ask for. */
+/* The model's recipe for training at fixed bits, on all training images, with the changes that the options ask for. Without a hypernetwork,
+ * which is trained anew, the run starts from what was searched. */
 static bw_status make_recipe(searching *s, bw_error *err)
 {
     static const char *const fixed[] = {"hypernet.min_bits=0", "hypernet.max_bits=0", "data.holdout=0"};
-    enum { FIXED = sizeof fixed / sizeof *fixed };
+    enum { FIXED = sizeof fixed / sizeof *fixed, OWN = FIXED + 2 };
     const bw_search_options *o = s->options;
     bw_recipe *of_model = bwi_candidates_model(s->candidates)->recipe;
     char *name = name_key(of_model->name, o->budget);
-    const char **set = bwi_calloc(1 + FIXED + o->n_set, sizeof *set);
+    char *init = bwi_asprintf("init=%s", of_model->hypernet.hidden ? of_model->init : s->model);
+    const char **set = bwi_calloc(OWN + o->n_set, sizeof *set);
     bw_status st;
-    if (!name || !set) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for a recipe"));
-    set[0] = name;
-    memcpy(set + 1, fixed, sizeof fixed);
-    if (o->n_set) memcpy(set + 1 + FIXED, o->set, o->n_set * sizeof *set);
-    BWI_TRY(bwi_recipe_asked(&s->recipe, of_model, set, 1 + FIXED + o->n_set, err));
+    if (!name || !init || !set) BWI_TRY(bwi_fail(err, BW_NOMEM, "no memory for a recipe"));
+    memcpy(set, fixed, sizeof fixed);
+    set[FIXED] = name;
+    set[FIXED + 1] = init;
+    if (o->n_set) memcpy(set + OWN, o->set, o->n_set * sizeof *set);
+    BWI_TRY(bwi_recipe_asked(&s->recipe, of_model, set, OWN + o->n_set, err));
     if (o->data) BWI_TRY(bwi_recipe_set(s->recipe, bwi_key_find("data.source"), o->data, err));
     BWI_TRY(bwi_recipe_check(s->recipe, err));
 fail:
     bwi_free(set);
+    bwi_free(init);
     bwi_free(name);
     return st;
 }

@@ -102,6 +102,7 @@ expect 0 train tiny.yaml --set hypernet.hidden=0 --set hypernet.min_bits=0 --set
 expect 0 search runs/float/model.safetensors --budget size=16x --out float --bits 1-3 $few --method random:evaluations=1 --quiet
 has out "on 40 images, which the model was trained on"
 has float/recipe.yaml "weight: minmax"
+has float/recipe.yaml "init: runs/float/model.safetensors"
 expect 0 train float/recipe.yaml --out runs/from-float --quiet
 # With the quantizer and the policy that will train it.
 expect 0 search runs/float/model.safetensors --budget size=10x --out float-lsq $few --method knapsack --quiet --set quant.weight=lsq --set quant.policy=first-last-8
