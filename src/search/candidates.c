@@ -31,8 +31,7 @@ typedef struct worker {
 
 struct bwi_candidates {
     bwi_model model;
-    bw_recipe *
-        recipe; /* what workers build: the model's without its hypernetwork, and where its weights are float with a quantizer */
+    bw_recipe *recipe; /* what workers build: without hypernetwork, a float model with quantized weights */
     bwi_dataset *data;
     bwi_hyper *hyper; /* NULL: the model's own weights */
     images calibrate, valid;

@@ -1,7 +1,8 @@
 /* What an assignment of bit-widths is worth: the network at these bits, its batch norms calibrated anew, on validation images that training
  * never saw (Wang et al. 2020; methods 4.5). Weights come from the model's hypernetwork when it has one; otherwise its own are quantized, by its
- * quantizer or, in a float model, by the one that the found recipe will train (bwi_recipe_asked). Convolutions multiply integers where they can, float activations rounded
- * to 16 bits, whatever the model's precision: that moves an error by an image in thousands and takes three quarters of the time. */
+ * quantizer or, in a float model, by the one that the found recipe will train (bwi_recipe_asked). Convolutions multiply integers where they can,
+ * float activations rounded to 16 bits, whatever the model's precision: that moves an error by an image in thousands and takes three quarters of
+ * the time. */
 #ifndef BWI_CANDIDATES_H
 #define BWI_CANDIDATES_H
 #include "nn/nn.h"
