@@ -407,12 +407,12 @@ bw_status bwi_recipe_same(const bw_recipe *stored, const bw_recipe *given, bw_er
     bool failed = false;
     for (size_t i = 0; i < N_KEYS; i++) {
         char *a = bwi_recipe_value(stored, &keys[i]), *b = bwi_recipe_value(given, &keys[i]);
+        const bool length = !strcmp(keys[i].name, "train.epochs");
         if (!a || !b)
             failed = true;
         else if (strcmp(a, b) && !may_differ(&keys[i], a, b, schedule))
             bwi_text_add(&t, "%s%s (was %s, now %s%s%s)", t.len ? ", " : "", keys[i].name, a, b,
-                         strcmp(keys[i].name, "train.epochs") ? "" : ", which changes every step of schedule ",
-                         strcmp(keys[i].name, "train.epochs") ? "" : schedule->name);
+                         length ? ", which changes every step of schedule " : "", length ? schedule->name : "");
         bwi_free(a);
         bwi_free(b);
     }

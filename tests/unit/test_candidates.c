@@ -186,6 +186,13 @@ static void test_float_model(void **state)
     CHECK(bwi_candidates_sensitivity(c, again, err));
     assert_memory_equal(loss, again, sizeof loss);
     bwi_candidates_close(&c);
+    quantizer =
+        "lsq"; /* whose one bit lies at the mean size of the weights, not at the largest: errors alone could not tell them apart */
+    c = open_candidates(model, 2);
+    quantizer = "minmax";
+    CHECK(bwi_candidates_sensitivity(c, again, err));
+    for (int l = 0; l < LAYERS; l++) assert_true(again[l][1] > 0 && again[l][1] < loss[l][1]);
+    bwi_candidates_close(&c);
 }
 
 static void test_hypernetwork(void **state)
